@@ -1,0 +1,31 @@
+"""What a request can need and a model can lack.
+
+A capability is a word; a request's needs and a model's capabilities are sets of them. What every chat model
+has (text in, text out, `temperature`, `top_p`, `stop`, a token limit) is no capability.
+"""
+
+from __future__ import annotations
+
+__all__ = ["CAPABILITIES"]
+
+CAPABILITIES: dict[str, str] = {
+    "tools": "tool definitions, and answers that call them",
+    "parallel_tool_calls": "the parallel_tool_calls switch",
+    "tool_choice": "tool_choice other than auto and none",
+    "custom_tools": "tools that are not functions",
+    "json_object": "JSON mode",
+    "json_schema": "answers held to a JSON schema",
+    "vision": "images in messages",
+    "audio": "audio in messages or answers",
+    "files": "files in messages",
+    "logprobs": "log probabilities",
+    "n>1": "several choices",
+    "seed": "a seed",
+    "penalties": "frequency_penalty and presence_penalty",
+    "logit_bias": "logit_bias",
+    "reasoning_effort": "reasoning_effort",
+    "prediction": "predicted outputs",
+    "web_search": "web_search_options",
+    "extras": "extra_headers, extra_query, extra_body and fields only some hosts know",
+}
+"""Every capability, with what it stands for."""

@@ -1,0 +1,223 @@
+"""The models that an app declares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from router.capabilities import CAPABILITIES
+from router.declared import Declared
+from router.errors import nearest
+
+if TYPE_CHECKING:
+    from router.profile import Profile
+
+__all__ = ["HostedModel", "LocalModel", "Model", "Price"]
+
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Quality = Probability | Mapping[str, Probability] | None
+
+
+class Price(Declared):
+    """What a hosted model costs.
+
+    Attributes:
+        input: USD per million prompt tokens.
+        output: USD per million output tokens.
+        cached_input: USD per million prompt tokens that the host had cached; None: as `input`.
+        per_request: USD per request.
+    """
+
+    input: Money
+    output: Money
+    cached_input: Money | None = None
+    per_request: Money = 0.0
+
+
+class Model(Declared):
+    """Something that can answer. Others declare their own kinds on this base.
+
+    Attributes:
+        adapter: The name of the adapter that talks to it (class attribute): a built-in one, or one that
+            a distribution offers under the entry-point group `router.adapters`.
+        name: What it is called; unique in a router.
+        quality: The probability that its answer is good: one number, or a table per task in which
+            `default` stands for the unlisted. None is unknown.
+        capabilities: What it can do (words of `router.capabilities`); None: what its catalogue row, its
+            file or its adapter says.
+        languages: ISO 639-1 codes of the languages it is good at; None: unknown.
+        licence: SPDX id or a name; None: unknown.
+    """
+
+    adapter: ClassVar[str] = ""
+
+    name: str = Field(kw_only=False, min_length=1, max_length=200)
+    quality: Quality = None
+    capabilities: frozenset[str] | None = None
+    languages: frozenset[str] | None = None
+    licence: str | None = None
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, name: str | None = None, /, **data: Any) -> None:
+            if name is not None:
+                data["name"] = name
+            super().__init__(**data)
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_usable(cls, name: str) -> str:
+        if name != name.strip() or name == "auto":
+            raise ValueError("a name has no space around it, and 'auto' is taken: it lets the router choose")
+        return name
+
+    @field_validator("capabilities")
+    @classmethod
+    def _capabilities_exist(cls, capabilities: frozenset[str] | None) -> frozenset[str] | None:
+        for word in sorted(capabilities or ()):
+            if word not in CAPABILITIES:
+                raise ValueError(f"no capability is called {word!r}{nearest(word, CAPABILITIES)}")
+        return capabilities
+
+    @property
+    def quality_table(self) -> Mapping[str, float]:
+        """`quality` as a table; empty if unknown."""
+        if self.quality is None:
+            return {}
+        return {"default": self.quality} if isinstance(self.quality, int | float) else self.quality
+
+    def profile(self) -> Profile:
+        """What is known of the model. Reads files at most; asks no network."""
+        from router.profile import Profile
+
+        return Profile(
+            capabilities=self.capabilities,
+            languages=self.languages,
+            licence=self.licence,
+            quality=self.quality_table,
+        )
+
+
+class LocalModel(Model):
+    """A GGUF file that runs inside this process, through llama-cpp-python (extra `local`).
+
+    Attributes:
+        path: The GGUF file.
+        n_ctx: Context window in tokens; None: what the file was trained with, at most 8192.
+        n_gpu_layers: Layers to run on the GPU (Metal, CUDA); "auto": all if the build has a GPU, else none.
+        threads: Threads to compute with; "auto": one per physical core.
+        max_parallel: Requests at once; further ones wait.
+        usd_per_hour: What an hour of this machine's computing is worth; 0 makes the model free.
+        preload: Load at construction instead of at the first request.
+        lora: A LoRA adapter's GGUF file.
+        isolation: Where the engine runs.
+        sha256: What the file must hash to, in hexadecimal.
+        chat_template: A Jinja chat template to use instead of the file's own.
+    """
+
+    adapter: ClassVar[str] = "local"
+
+    path: Path
+    n_ctx: Count | None = None
+    n_gpu_layers: Annotated[int, Field(ge=-1)] | Literal["auto"] = "auto"
+    threads: Count | Literal["auto"] = "auto"
+    max_parallel: Count = 8
+    usd_per_hour: Money = 0.0
+    preload: bool = False
+    lora: Path | None = None
+    isolation: Literal["thread"] = "thread"
+    sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = None
+    chat_template: str | None = None
+
+    def profile(self) -> Profile:
+        """The declaration, with the GGUF file's own facts where the file can be read."""
+        from router.catalogue.local import local_profile
+
+        return local_profile(self)
+
+
+class HostedModel(Model):
+    """A model behind an OpenAI-compatible API.
+
+    Attributes:
+        provider: A row of the provider table (`router.catalogue`), which gives the base URL, the variable
+            of the key and the dialect. Needed unless `base_url` is given.
+        model: What the host calls the model; None: as `name`.
+        base_url: The API's root; overrides the provider's.
+        api_key: The key: text, a `SecretStr`, or a callable that returns it each time (for rotation).
+        api_key_env: The environment variable that holds the key.
+        price: None: the catalogue's if it knows the model, else unknown.
+        context_window: Tokens of prompt and answer; None: the catalogue's, else unknown.
+        max_output: The most output tokens; None: the catalogue's, else unknown.
+        private: The host is one's own machine: private requests may go there.
+        region: Where it runs; only for people and `tags`.
+        headers: Headers to send with every request.
+        organization: OpenAI's organisation id.
+        project: OpenAI's project id.
+        rpm: Requests per minute that the host allows.
+        tpm: Tokens per minute that the host allows.
+        max_concurrency: Requests at once that the host allows.
+    """
+
+    adapter: ClassVar[str] = "hosted"
+
+    provider: str | None = None
+    model: str | None = None
+    base_url: str | None = None
+    api_key: SecretStr | Callable[[], str] | None = None
+    api_key_env: str | None = None
+    price: Price | None = None
+    context_window: Count | None = None
+    max_output: Count | None = None
+    private: bool = False
+    region: str | None = None
+    headers: Mapping[str, SecretStr] | None = None
+    organization: str | None = None
+    project: str | None = None
+    rpm: Count | None = None
+    tpm: Count | None = None
+    max_concurrency: Count | None = None
+
+    @field_validator("base_url")
+    @classmethod
+    def _base_url_is_one(cls, url: str | None) -> str | None:
+        from urllib.parse import urlsplit
+
+        if url is not None:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError("a base URL begins with http:// or https:// and names a host")
+            if parts.username or parts.password or parts.query or parts.fragment:
+                raise ValueError("a base URL carries no user, password, query or fragment")
+        return url
+
+    @model_validator(mode="after")
+    def _host_is_known(self) -> Self:
+        if self.api_key is not None and self.api_key_env is not None:
+            raise ValueError("api_key and api_key_env are both given: which one holds?")
+        if self.provider is not None:
+            from router.catalogue.providers import PROVIDERS
+
+            if self.provider not in PROVIDERS:
+                raise ValueError(
+                    f"provider = {self.provider!r}: no such provider{nearest(self.provider, PROVIDERS)}"
+                )
+        elif self.base_url is None:
+            raise ValueError("a hosted model needs a provider or a base_url")
+        return self
+
+    @property
+    def model_id(self) -> str:
+        """What the host calls the model."""
+        return self.model or self.name
+
+    def profile(self) -> Profile:
+        """The declaration, with the catalogue's facts where it has any."""
+        from router.catalogue.hosted import hosted_profile
+
+        return hosted_profile(self)
