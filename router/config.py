@@ -5,16 +5,14 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, SerializeAsAny, field_validator
 
+from router.decision import Candidate
 from router.declared import Declared
 from router.errors import ConfigurationError, nearest
 from router.models import Count, Model, Money, Probability
-
-if TYPE_CHECKING:
-    from router.decision import Candidate
 
 __all__ = ["Budget", "Policy", "Privacy", "Recovery", "RouterConfig", "RoutingOptions"]
 
@@ -226,7 +224,9 @@ class RouterConfig(Declared):
                 raise ConfigurationError(f"{file}: larger than {MOST_TOML_BYTES} bytes", field=str(file))
             data = tomllib.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
-            raise ConfigurationError(f"cannot read {file}: {error.strerror or error}", field=str(file)) from error
+            raise ConfigurationError(
+                f"cannot read {file}: {error.strerror or error}", field=str(file)
+            ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigurationError(f"{file} is not valid TOML: {error}", field=str(file)) from error
         return cls.parse(_anchored(data, file.parent))

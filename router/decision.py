@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -13,7 +14,7 @@ from router.errors import ModelError
 __all__ = ["Attempt", "Candidate", "Decision", "Features", "Ranking"]
 
 Outcome = Literal["running", "succeeded", "failed", "cancelled", "refused"]
-"""`cancelled`: stopped by us (a lost hedge, a deadline, the caller); `refused`: a limit or a budget said no."""
+"""`cancelled`: stopped by us (a lost hedge, a deadline, the caller); `refused`: by a limit or a budget."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,12 +106,14 @@ class Attempt:
     hedge: bool = False
 
 
-class Ranking:
+class Ranking(ABC):
     """Candidates in columns; they become objects when they are looked at. See `router.ranking`."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def candidates(self) -> tuple[Candidate, ...]:
         """The eligible, best first, then the rejected as declared."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,14 +94,14 @@ def _models_in(annotation: object) -> Iterator[type[BaseModel]]:
 
 
 def _value_text(loc: tuple[int | str, ...], data: Mapping[str, object]) -> str:
-    current: object = data
+    current: object = data if loc else ""
     for step in loc:
         if any(secret in str(step) for secret in _SECRET):
             return "(hidden)"
         if isinstance(current, Mapping) and step in current:
             current = current[step]
-        elif isinstance(current, list | tuple) and isinstance(step, int) and step < len(current):
-            current = current[step]
+        elif isinstance(current, list | tuple) and isinstance(step, int):
+            current = current[step] if step < len(current) else None
         elif isinstance(current, BaseModel) and isinstance(step, str):
             current = getattr(current, step, None)
         else:

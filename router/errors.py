@@ -145,7 +145,9 @@ class AllModelsFailedError(RouterError):
 
     def __init__(self, causes: Sequence[ModelError], *, note: str = "") -> None:
         listing = "".join(f"\n  {cause.model}: {cause}" for cause in causes)
-        super().__init__(f"all attempts failed{f' ({note})' if note else ''}:{listing or ' none was possible'}")
+        super().__init__(
+            f"all attempts failed{f' ({note})' if note else ''}:{listing or ' none was possible'}"
+        )
         self.causes = tuple(causes)
 
 
@@ -234,7 +236,9 @@ class ContextWindowExceededError(ModelError):
         window: Tokens that fit; None if the backend did not say.
     """
 
-    def __init__(self, message: str, *, model: str, tokens: int | None = None, window: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, model: str, tokens: int | None = None, window: int | None = None
+    ) -> None:
         super().__init__(message, model=model)
         self.tokens = tokens
         self.window = window

@@ -62,7 +62,7 @@ def model_from_table(table: Mapping[str, object], *, where: str) -> Model:
     module, name = _KINDS[str(kind)]
     declared = cast("type[Model]", getattr(importlib.import_module(module), name))
     try:
-        return declared(**fields)  # type: ignore[arg-type]  # pydantic checks the fields
+        return declared.parse(fields)
     except ConfigurationError as error:
         path = f"{where}.{error.field}" if error.field else where
         raise ConfigurationError(f"{where}: {error}", field=path, value=error.value) from None
@@ -77,7 +77,9 @@ def _factory(name: str) -> AdapterFactory:
     found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if name not in found:
         raise ConfigurationError(
-            f"no adapter is called {name!r}{nearest(name, [*_BUILT_IN, *found])}", field="adapter", value=repr(name)
+            f"no adapter is called {name!r}{nearest(name, [*_BUILT_IN, *found])}",
+            field="adapter",
+            value=repr(name),
         )
     return cast("AdapterFactory", found[name].load())
 

@@ -1,0 +1,334 @@
+"""The attempt machine: which model to call when, for one request.
+
+It does no I/O and has no clock: it is told what happened and when, and answers with what to do next. The
+driver (`router.driver`) does it. So retries, fallbacks, hedges, deadlines and cancellation are tested with
+plain calls and made-up times. All times are seconds on one monotonic clock.
+
+::
+
+    begin ─► Start ─► started ─► visible ─► Promote          (a stream: the caller reads on by itself)
+                │         │  └──► finished ─► Succeed         (an answer in one piece)
+                │         └─────► failed ──► Start the next, or wait, or Fail
+                └─ refused ─────► (a limit or a budget said no) as failed
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from router.errors import ModelError, ModelTimeoutError
+from router.failures import judge
+
+__all__ = ["Action", "AttemptMachine", "Cancel", "Ending", "Fail", "Plan", "Promote", "Start", "Succeed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Call a candidate."""
+
+    attempt: int
+    candidate: int
+    hedge: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Stop an attempt; its outcome does not matter any more. `error` says why, if it failed by that."""
+
+    attempt: int
+    error: ModelError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Hand this attempt's stream to the caller."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Succeed:
+    """Hand this attempt's answer to the caller."""
+
+    attempt: int
+
+
+class Ending(Enum):
+    """Why a request fails."""
+
+    FAILED = "failed"
+    DEADLINE = "deadline"
+    REFUSED = "refused"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Tell the caller that it did not work."""
+
+    ending: Ending
+
+
+Action = Start | Cancel | Promote | Succeed | Fail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the machine may do for one request.
+
+    Attributes:
+        names: The candidates' names, best first.
+        stream: Whether an attempt is decided at its first visible token, or at its end.
+        stop: Whether so many attempts are all that may be made; asked only after one failed or is late.
+        attempt_timeout: Seconds for an attempt in one piece, from when the backend begins.
+        ttft_timeout: Seconds to a stream's first visible token, from when the backend begins.
+        deadline: When the request must be over; infinite without one.
+        patience: Seconds that a wait between attempts may take at most when there is no deadline.
+        hedge_after: Seconds after which a late candidate gets company; empty without hedging.
+        wait: Seconds before the same candidate is asked again, from its attempts so far and its last error.
+        may_retry: Takes one from the retry budget; False if it is empty. Asked before the same model is asked
+            again and before a hedge, not before another model is tried: nothing may be lost while one works.
+    """
+
+    names: Sequence[str]
+    stream: bool
+    stop: Callable[[int], bool] = lambda _attempts: False
+    attempt_timeout: float = 120.0
+    ttft_timeout: float = 30.0
+    deadline: float = math.inf
+    patience: float = 120.0
+    hedge_after: Sequence[float] = ()
+    wait: Callable[[int, ModelError], float] = lambda _attempts, _error: 0.0
+    may_retry: Callable[[], bool] = lambda: True
+
+
+@dataclass(slots=True)
+class _Candidate:
+    attempts: int = 0
+    free_at: float = -math.inf
+    barred: bool = False
+    refused: bool = False
+
+
+@dataclass(slots=True)
+class _Live:
+    candidate: int
+    begun_at: float | None = None
+    hedged: bool = False
+
+
+@dataclass(slots=True)
+class AttemptMachine:
+    """Decides the attempts of one request. Every event's method returns what to do, in order.
+
+    Attributes:
+        plan: What it may do.
+        wake_at: When `timer` must be called at the latest; infinite if never.
+        causes: The errors of the failed attempts, in order.
+        done: Whether the outcome was given; later events change nothing.
+    """
+
+    plan: Plan
+    wake_at: float = math.inf
+    causes: list[ModelError] = field(default_factory=list)
+    done: bool = False
+    _candidates: list[_Candidate] = field(init=False)
+    _live: dict[int, _Live] = field(default_factory=dict)
+    _attempts: int = 0
+    _calls: int = 0
+
+    def __post_init__(self) -> None:
+        self._candidates = [_Candidate() for _ in self.plan.names]
+
+    def begin(self, now: float) -> list[Action]:
+        """The request begins."""
+        return self._next(now)
+
+    def started(self, attempt: int, now: float) -> list[Action]:
+        """The backend began to work; its time counts from here."""
+        live = self._live.get(attempt)
+        if live is not None and live.begun_at is None:
+            live.begun_at = now
+            self._set_timer(now)
+        return []
+
+    def visible(self, attempt: int, now: float) -> list[Action]:
+        """The first visible token of a stream is there."""
+        del now
+        return self._settle(attempt, Promote(attempt))
+
+    def finished(self, attempt: int, now: float) -> list[Action]:
+        """The whole answer is there."""
+        del now
+        return self._settle(attempt, Succeed(attempt))
+
+    def failed(self, attempt: int, error: ModelError, now: float) -> list[Action]:
+        """An attempt failed."""
+        live = self._live.pop(attempt, None)
+        if live is None or self.done:
+            return []
+        self._note(live.candidate, error, now)
+        return self._next(now)
+
+    def refused(self, attempt: int, free_at: float, now: float) -> list[Action]:
+        """A limit said no until `free_at`; a budget until infinity. Nothing was sent."""
+        live = self._live.pop(attempt, None)
+        if live is None or self.done:
+            return []
+        candidate = self._candidates[live.candidate]
+        candidate.refused = True
+        candidate.free_at = max(free_at, now)
+        candidate.barred = candidate.free_at > self._horizon(now)
+        self._calls -= 1
+        return self._next(now)
+
+    def timer(self, now: float) -> list[Action]:
+        """Time passed."""
+        if self.done:
+            return []
+        if now >= self.plan.deadline:
+            return self._end(Ending.DEADLINE)
+        actions: list[Action] = []
+        for attempt, live in list(self._live.items()):
+            if live.begun_at is not None and now >= live.begun_at + self._limit:
+                error = ModelTimeoutError(
+                    f"no {'first token' if self.plan.stream else 'answer'} within {self._limit:g} s",
+                    model=self.plan.names[live.candidate],
+                    timeout=self._limit,
+                )
+                del self._live[attempt]
+                self._note(live.candidate, error, now)
+                actions.append(Cancel(attempt, error))
+        return actions + self._next(now)
+
+    def cancelled(self, now: float) -> list[Action]:
+        """The caller went away."""
+        del now
+        return [] if self.done else self._end(Ending.CANCELLED)
+
+    @property
+    def _limit(self) -> float:
+        return self.plan.ttft_timeout if self.plan.stream else self.plan.attempt_timeout
+
+    def _horizon(self, now: float) -> float:
+        return min(self.plan.deadline, now + self.plan.patience)
+
+    def _note(self, place: int, error: ModelError, now: float) -> None:
+        """Remembers a failure: whether and when its candidate may be asked again."""
+        self.causes.append(error)
+        candidate = self._candidates[place]
+        candidate.refused = False
+        if not judge(error).heals:
+            candidate.barred = True
+            return
+        candidate.free_at = now + self.plan.wait(candidate.attempts, error)
+        candidate.barred = candidate.free_at >= self._horizon(now)
+
+    def _settle(self, attempt: int, action: Promote | Succeed) -> list[Action]:
+        if self.done or attempt not in self._live:
+            return []
+        self.done = True
+        self.wake_at = math.inf
+        losers: list[Action] = [Cancel(other) for other in self._live if other != attempt]
+        self._live.clear()
+        return [action, *losers]
+
+    def _end(self, ending: Ending) -> list[Action]:
+        self.done = True
+        self.wake_at = math.inf
+        stops: list[Action] = [Cancel(attempt) for attempt in self._live]
+        self._live.clear()
+        return [*stops, Fail(ending)]
+
+    def _next(self, now: float) -> list[Action]:
+        """Starts what should run now, or gives up, and sets the timer."""
+        if now >= self.plan.deadline:
+            return self._end(Ending.DEADLINE)
+        actions: list[Action] = []
+        if not self._live:
+            place = self._choose(now)
+            if place is None and not self._may_wait():
+                return self._end(self._ending())
+            if place is not None:
+                actions.append(self._start(place))
+        else:
+            actions += self._hedges(now)
+        self._set_timer(now)
+        return actions
+
+    def _start(self, place: int, *, hedge: bool = False) -> Start:
+        attempt = self._attempts
+        self._attempts += 1
+        self._calls += 1
+        candidate = self._candidates[place]
+        candidate.attempts += 1
+        candidate.refused = False
+        self._live[attempt] = _Live(place)
+        return Start(attempt, place, hedge)
+
+    def _open(self) -> list[int]:
+        """Candidates that may still be asked, at some time."""
+        if self._calls and self.plan.stop(self._calls):
+            return []
+        running = {live.candidate for live in self._live.values()}
+        return [
+            place
+            for place, candidate in enumerate(self._candidates)
+            if not candidate.barred and place not in running
+        ]
+
+    def _choose(self, now: float) -> int | None:
+        """The candidate to ask now: one not asked yet, in order; else the one that is free first."""
+        places = self._open()
+        for place in places:
+            if self._candidates[place].attempts == 0:
+                return place
+        free = [place for place in places if self._candidates[place].free_at <= now]
+        if not free:
+            return None
+        place = min(free, key=lambda place: (self._candidates[place].free_at, place))
+        if not self._candidates[place].refused and not self.plan.may_retry():
+            for other in places:
+                self._candidates[other].barred = True
+            return None
+        return place
+
+    def _may_wait(self) -> bool:
+        return bool(self._open())
+
+    def _hedges(self, now: float) -> list[Action]:
+        """Company for a single attempt that is late, if there is a candidate that was not asked yet."""
+        if len(self._live) != 1 or not self.plan.hedge_after:
+            return []
+        live = next(iter(self._live.values()))
+        if (
+            live.begun_at is None
+            or live.hedged
+            or now < live.begun_at + self.plan.hedge_after[live.candidate]
+        ):
+            return []
+        live.hedged = True
+        fresh = [place for place in self._open() if self._candidates[place].attempts == 0]
+        if not fresh or not self.plan.may_retry():
+            return []
+        hedge = self._start(fresh[0], hedge=True)
+        self._live[hedge.attempt].hedged = True
+        return [hedge]
+
+    def _ending(self) -> Ending:
+        asked = any(candidate.attempts and not candidate.refused for candidate in self._candidates)
+        return Ending.FAILED if asked or self.causes else Ending.REFUSED
+
+    def _set_timer(self, now: float) -> None:
+        times = [self.plan.deadline]
+        for live in self._live.values():
+            if live.begun_at is not None:
+                times.append(live.begun_at + self._limit)
+                if self.plan.hedge_after and not live.hedged and len(self._live) == 1:
+                    times.append(live.begun_at + self.plan.hedge_after[live.candidate])
+        if not self._live:
+            times += [self._candidates[place].free_at for place in self._open()]
+        self.wake_at = max(min(times), now)

@@ -1,0 +1,271 @@
+"""What both faces share: the state of a router, and the way of a request up to its decision.
+
+State is loop-free and under locks: one core serves many threads, tasks and event loops at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from router.adapter import AdapterSettings
+from router.attempts import AttemptMachine, Plan
+from router.backoff import Backoff
+from router.config import RouterConfig
+from router.deciding import choose
+from router.decision import Decision
+from router.errors import (
+    RouterClosedError,
+    RouterError,
+)
+from router.fleet import Fleet
+from router.health import Health, RetryBudget
+from router.learning import Sample
+from router.ledger import Exchange, Ledger
+from router.limits import Limiter
+from router.models import Model
+from router.objective import stretch_of
+from router.routing import Routing
+from router.validation import ParsedRequest, parse_request
+
+if TYPE_CHECKING:
+    from router.adapter import Adapter
+    from router.testing.clock import Clock
+
+__all__ = ["Core"]
+
+
+@dataclass(slots=True)
+class _Usage:
+    """Requests under way, per model, and tasks that must not be collected while they run."""
+
+    outstanding: Counter[str] = field(default_factory=Counter)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+class Core:
+    """A router without a face.
+
+    Args:
+        config: What it is built from.
+        clock: Tells the time, in seconds; a test may move it by hand.
+    """
+
+    def __init__(self, config: RouterConfig, clock: Clock | None = None) -> None:
+        self.config = config
+        self.now: Callable[[], float] = clock.now if clock is not None else time.monotonic
+        self.wall: Callable[[], float] = clock.time if clock is not None else time.time
+        self._settings = AdapterSettings(max_response_bytes=config.recovery.max_response_bytes)
+        self._lock = threading.Lock()
+        self.closed = False
+        self._warm = False
+        self._live = _Usage()
+        self.health = Health(config.recovery.failure_threshold, config.recovery.cooldown)
+        self.retries = RetryBudget(config.recovery.retry_share)
+        self.fleet = Fleet(config.models, self._settings)
+        self.limiters = _limiters(self.fleet)
+        self.ledger = Ledger(config.ledger, config.budget, keep_text=config.keep_text, wall=self.wall)
+        for place, model in enumerate(self.fleet.models):
+            if getattr(model, "preload", False):
+                self.fleet.adapter(place)
+        _CORES.add(self)
+
+    def decide(self, arguments: Mapping[str, object]) -> Routing:
+        """Checks a request and ranks the models for it. No I/O but the token counter's first use.
+
+        Raises:
+            InvalidRequestError: if the request is wrong.
+            NoEligibleModelError: if no model may take it; the error carries the decision.
+        """
+        return self.choose(parse_request(arguments))
+
+    def choose(self, parsed: ParsedRequest) -> Routing:
+        """As `decide`, for a request that was checked."""
+        if self.closed:
+            raise RouterClosedError
+        return choose(self, parsed)
+
+    def machine(self, routing: Routing) -> AttemptMachine:
+        """The attempt machine for a decision."""
+        recovery, policy, options = self.config.recovery, self.config.policy, routing.options
+        most = recovery.max_attempts or len(routing.order) + 1
+        backoff: list[Backoff] = []
+
+        def strategies() -> Backoff:
+            if not backoff:
+                backoff.append(Backoff(most))
+            return backoff[0]
+
+        hedge = policy.hedge if options.hedge is None else options.hedge
+        self.retries.deposit()
+        return AttemptMachine(
+            Plan(
+                names=routing.ranked.names,
+                stream=routing.request.stream,
+                stop=lambda attempts: strategies().spent(attempts),
+                attempt_timeout=recovery.attempt_timeout,
+                ttft_timeout=recovery.ttft_timeout,
+                deadline=routing.deadline_at,
+                patience=recovery.attempt_timeout,
+                hedge_after=self._hedge_after(routing) if hedge and routing.rules.pinned is None else (),
+                wait=lambda attempts, error: strategies().wait(attempts, error),
+                may_retry=self.retries.withdraw,
+            )
+        )
+
+    def _hedge_after(self, routing: Routing) -> tuple[float, ...]:
+        """When each candidate is late: its time at the policy's confidence."""
+        found = [routing.estimate(place) for place in routing.order]
+        return tuple(
+            ((e.ttft if routing.request.stream else e.latency) - e.wait) * stretch_of(self.config.policy, e)
+            for e in found
+        )
+
+    def warm(self) -> None:
+        """Imports what the first answer needs. Slow once: not on an event loop."""
+        if not self._warm:
+            import router.completion
+            import router.tokens
+
+            router.tokens.warm()
+            self._warm = bool(router.completion)
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether `warm` was called."""
+        return self._warm
+
+    def keep(self, task: asyncio.Task[None]) -> None:
+        """Keeps a task from being collected while it runs."""
+        self._live.tasks.add(task)
+        task.add_done_callback(self._live.tasks.discard)
+
+    def leave_for(self, name: str) -> None:
+        """An attempt leaves for a model."""
+        with self._lock:
+            self._live.outstanding[name] += 1
+
+    def back_from(self, name: str) -> None:
+        """An attempt is back from a model."""
+        with self._lock:
+            self._live.outstanding[name] -= 1
+
+    def learn(self, fleet: Fleet, place: int, sample: Sample) -> None:
+        """Takes what an answer showed into the fleet it came from, and into the newest."""
+        name = fleet.names[place]
+        with self._lock:
+            fleet.learned.learn(place, sample)
+            newest = self.fleet
+            if newest is not fleet and name in newest.place:
+                newest.learned.carry_over(newest.place[name], fleet.learned, place)
+
+    def write_down(self, routing: Routing, decision: Decision, text: str) -> None:
+        """Puts a finished request into the ledger, with its text only if the app asked for that."""
+        if self.config.keep_text and not routing.rules.private:
+            self.ledger.record(decision, exchange=Exchange(routing.request.messages, text))
+        else:
+            self.ledger.record(decision)
+        self.leave(routing)
+
+    def write_refusal(self, error: RouterError) -> None:
+        """Puts a request that no model may take into the ledger."""
+        if error.decision is not None:
+            self.ledger.record(error.decision)
+
+    def enter(self, routing: Routing) -> None:
+        """A request begins to use a fleet."""
+        with self._lock:
+            routing.fleet.users += 1
+
+    def leave(self, routing: Routing) -> None:
+        """A request is over; a fleet that was replaced ends with its last one."""
+        with self._lock:
+            routing.fleet.users -= 1
+            over = routing.fleet is not self.fleet and routing.fleet.users <= 0
+        if over:
+            self._retire(routing.fleet)
+
+    def update(self, models: Sequence[Model]) -> None:
+        """Replaces the models. Requests in flight end on those they began with.
+
+        Raises:
+            ConfigurationError: if the models do not fit together; then nothing changes.
+        """
+        if self.closed:
+            raise RouterClosedError
+        values = {name: getattr(self.config, name) for name in type(self.config).model_fields}
+        config = RouterConfig(**{**values, "models": tuple(models)})
+        fleet = Fleet(config.models, self._settings, before=self.fleet)
+        with self._lock:
+            old, self.fleet, self.config = self.fleet, fleet, config
+            changed = {name for name in old.names if name not in fleet.place or not fleet.same_as(old, name)}
+            kept = {name: limiter for name, limiter in self.limiters.items() if name not in changed}
+            self.limiters = {**_limiters(fleet), **{n: kept[n] for n in kept if n in fleet.place}}
+            idle = old.users <= 0
+        self.health.forget(changed)
+        if idle:
+            self._retire(old)
+
+    def _retire(self, fleet: Fleet) -> None:
+        """Closes the adapters that no newer fleet uses, in the background."""
+        used = {id(adapter) for adapter in self.fleet.adapters()}
+        gone = [adapter for adapter in fleet.adapters() if id(adapter) not in used]
+        if not gone:
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            thread = threading.Thread(target=lambda: asyncio.run(_close_all(gone)), daemon=True)
+            thread.start()
+        else:
+            self.keep(loop.create_task(_close_all(gone)))
+
+    async def aclose(self) -> None:
+        """Stops everything that runs on this loop, writes the ledger and frees the models. Idempotent."""
+        with self._lock:
+            self.closed = True
+        here = asyncio.get_running_loop()
+        tasks = [task for task in self._live.tasks if task.get_loop() is here]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await _close_all(self.fleet.adapters())
+        await asyncio.to_thread(self.ledger.close)
+
+    def after_fork(self) -> None:
+        """In a child process: what belonged to the parent's threads is forgotten."""
+        self._lock = threading.Lock()
+        self._live = _Usage()
+        self.health.after_fork()
+        self.retries.after_fork()
+        self.fleet.after_fork()
+        for limiter in self.limiters.values():
+            limiter.after_fork()
+
+
+def _limiters(fleet: Fleet) -> dict[str, Limiter]:
+    made = {name: Limiter.of(profile) for name, profile in zip(fleet.names, fleet.profiles, strict=True)}
+    return {name: limiter for name, limiter in made.items() if limiter is not None}
+
+
+async def _close_all(adapters: Sequence[Adapter]) -> None:
+    await asyncio.gather(*(adapter.aclose() for adapter in adapters), return_exceptions=True)
+
+
+_CORES: weakref.WeakSet[Core] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for core in list(_CORES):
+        core.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,408 @@
+"""Drives the attempt machine of one request: runs attempts, keeps its timer, books what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import TYPE_CHECKING, Literal
+
+from router.adapter import Call
+from router.attempts import Action, AttemptMachine, Cancel, Ending, Fail, Promote, Start, Succeed
+from router.booking import booked_cost, reserved_cost
+from router.decision import Attempt, Decision, Outcome
+from router.errors import (
+    AllModelsFailedError,
+    BudgetExceededError,
+    ConfigurationError,
+    DeadlineExceededError,
+    ModelError,
+    ModelLoadError,
+    ModelProtocolError,
+    ModelTimeoutError,
+    OverloadedError,
+    RouterError,
+)
+from router.learning import Sample
+from router.usage import Usage, read_usage
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+    from router.core import Core
+    from router.routing import Routing
+
+__all__ = ["LiveAttempt", "Run"]
+
+
+@dataclass(slots=True)
+class LiveAttempt:
+    """One attempt while it happens. Times are seconds on the core's clock."""
+
+    number: int
+    place: int
+    hedge: bool
+    started_at: float
+    begun_at: float | None = None
+    visible_at: float | None = None
+    ended_at: float | None = None
+    outcome: Outcome = "running"
+    error: ModelError | None = None
+    usage: Usage | None = None
+    usage_is_reported: bool = False
+    cost: Decimal | None = None
+    reserved: bool = False
+    limited: bool = False
+    booked: bool = False
+    completion: ChatCompletion | None = None
+    source: AsyncGenerator[ChatCompletionChunk, None] | None = None
+    buffer: deque[ChatCompletionChunk] = field(default_factory=deque)
+    exhausted: bool = False
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def ttft(self) -> float | None:
+        """Seconds to the first visible token; None if there was none or nothing was streamed."""
+        return None if self.visible_at is None else self.visible_at - self.started_at
+
+
+class Run:
+    """One request on its way. Lives on one event loop."""
+
+    def __init__(self, core: Core, routing: Routing, machine: AttemptMachine) -> None:
+        self.core = core
+        self.routing = routing
+        self.machine = machine
+        self.attempts: list[LiveAttempt] = []
+        self.winner: LiveAttempt | None = None
+        self._loop = asyncio.get_running_loop()
+        self._outcome: asyncio.Future[LiveAttempt] = self._loop.create_future()
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed_for = math.inf
+        self._written = False
+
+    async def drive(self) -> LiveAttempt:
+        """Runs attempts until one is decided: answered, or a stream's first visible token is there.
+
+        Raises:
+            RouterError: if none is; everything that was running is stopped and booked.
+        """
+        try:
+            self._do(self.machine.begin(self._now()))
+            return await self._outcome
+        except asyncio.CancelledError:
+            self._do(self.machine.cancelled(self._now()))
+            self.give_up()
+            raise
+        except RouterError as error:
+            self.give_up()
+            error.decision = self.decision()
+            raise
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def _now(self) -> float:
+        return self.core.now()
+
+    # --- the machine's actions ---
+
+    def _do(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Start():
+                    self._start(action)
+                case Cancel():
+                    self._stop(self.attempts[action.attempt], action.error)
+                case Promote() | Succeed():
+                    self.winner = self.attempts[action.attempt]
+                    if not self._outcome.done():
+                        self._outcome.set_result(self.winner)
+                case Fail():
+                    if not self._outcome.done():
+                        self._outcome.set_exception(self._error(action.ending))
+        self._arm()
+
+    def _arm(self) -> None:
+        wake_at = self.machine.wake_at
+        if wake_at == self._armed_for:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._armed_for = wake_at
+        if wake_at < math.inf:
+            self._timer = self._loop.call_later(max(wake_at - self._now(), 0.0), self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._armed_for = math.inf
+        self._do(self.machine.timer(self._now()))
+
+    def _start(self, action: Start) -> None:
+        place = self.routing.order[action.candidate]
+        attempt = LiveAttempt(action.attempt, place, action.hedge, self._now())
+        self.attempts.append(attempt)
+        attempt.task = self._loop.create_task(self._attempt(attempt))
+        self.core.keep(attempt.task)
+
+    def _stop(self, attempt: LiveAttempt, error: ModelError | None) -> None:
+        attempt.error = error
+        attempt.outcome = "failed" if error is not None else "cancelled"
+        if error is not None:
+            self.core.health.failed(error.model, error, self._now())
+        self.book(attempt)
+        if attempt.task is not None:
+            attempt.task.cancel()
+
+    def _error(self, ending: Ending) -> RouterError:
+        routing, causes = self.routing, self.machine.causes
+        error: RouterError
+        if ending is Ending.DEADLINE:
+            error = DeadlineExceededError(routing.options.deadline or 0.0, causes=causes)
+        elif ending is Ending.REFUSED:
+            error = self._refusal()
+        elif ending is Ending.CANCELLED:
+            error = RouterError("the request was cancelled")
+        else:
+            error = AllModelsFailedError(causes)
+            error.__cause__ = causes[-1] if causes else None
+        return error
+
+    def _refusal(self) -> RouterError:
+        reasons = {
+            self.routing.fleet.names[a.place]: str(a.error) for a in self.attempts if a.error is not None
+        }
+        if reasons:
+            return BudgetExceededError("the budget has no room for this request", reasons=reasons)
+        return OverloadedError("every model that may answer is at its rate limit")
+
+    # --- one attempt ---
+
+    async def _attempt(self, attempt: LiveAttempt) -> None:
+        name = self.routing.fleet.names[attempt.place]
+        try:
+            if not await self._admitted(attempt):
+                return
+            adapter = self.routing.fleet.loaded_adapter(attempt.place)
+            if adapter is None:
+                adapter = await asyncio.to_thread(self.routing.fleet.adapter, attempt.place)
+            call = Call(
+                request=self.routing.request,
+                timeout=self._time_left(),
+                started=lambda: self._begun(attempt),
+            )
+            attempt.started_at = self._now()
+            if self.routing.request.stream:
+                await self._read_to_first_token(attempt, adapter.stream(call))
+            else:
+                attempt.completion = await adapter.complete(call)
+                attempt.ended_at = self._now()
+                self._do(self.machine.finished(attempt.number, attempt.ended_at))
+        except asyncio.CancelledError:
+            if attempt.outcome == "running":
+                attempt.outcome = "cancelled"
+            raise
+        except ModelError as error:
+            self._failed(attempt, error)
+        except ConfigurationError as error:
+            self._failed(attempt, ModelLoadError(str(error), model=name), cause=error)
+        except Exception as error:  # noqa: BLE001 - a bug in an adapter must not lose the request
+            text = f"the adapter broke its contract: {type(error).__name__}: {error}"
+            self._failed(attempt, ModelProtocolError(text, model=name), cause=error)
+        finally:
+            if attempt is not self.winner:
+                await self._close(attempt)
+
+    async def _admitted(self, attempt: LiveAttempt) -> bool:
+        """Takes a place in the rate limit and in the budget; tells the machine if there is none."""
+        core, routing, place = self.core, self.routing, attempt.place
+        name, found = routing.fleet.names[place], routing.estimate(place)
+        limiter = core.limiters.get(name)
+        if limiter is not None:
+            tokens = found.tokens_in + (routing.features.max_output_tokens or found.tokens_out)
+            wait = limiter.acquire(tokens, self._now(), routing.fleet.learned.service[place])
+            if wait > 0:
+                attempt.outcome = "refused"
+                self._do(self.machine.refused(attempt.number, self._now() + wait, self._now()))
+                return False
+            attempt.limited = True
+        if core.config.budget:
+            usd = reserved_cost(routing.fleet.profiles[place], found, routing.features.max_output_tokens)
+            refusal = await core.ledger.areserve(self._key(attempt), name, routing.features.task, usd)
+            if refusal is not None:
+                attempt.outcome = "refused"
+                attempt.error = ModelError(f"budget: {refusal}", model=name)
+                self._do(self.machine.refused(attempt.number, math.inf, self._now()))
+                return False
+            attempt.reserved = True
+        core.health.starts(name, self._now())
+        core.leave_for(name)
+        attempt.begun_at = None
+        return True
+
+    def _key(self, attempt: LiveAttempt) -> str:
+        return f"{self.routing.id}/{attempt.number}"
+
+    def _time_left(self) -> float | None:
+        left = self.routing.deadline_at - self._now()
+        return None if left == math.inf else max(left, 0.001)
+
+    def _begun(self, attempt: LiveAttempt) -> None:
+        if attempt.begun_at is None:
+            attempt.begun_at = self._now()
+            self._do(self.machine.started(attempt.number, attempt.begun_at))
+
+    async def _read_to_first_token(
+        self, attempt: LiveAttempt, source: AsyncGenerator[ChatCompletionChunk, None]
+    ) -> None:
+        from router.completion import is_visible
+
+        attempt.source = source
+        async for chunk in source:
+            attempt.buffer.append(chunk)
+            if is_visible(chunk):
+                attempt.visible_at = self._now()
+                self._do(self.machine.visible(attempt.number, attempt.visible_at))
+                return
+        attempt.exhausted = True  # a legal answer without a visible token, such as an empty one
+        self._do(self.machine.visible(attempt.number, self._now()))
+
+    def _failed(self, attempt: LiveAttempt, error: ModelError, cause: Exception | None = None) -> None:
+        if cause is not None:
+            error.__cause__ = cause
+        if attempt.outcome != "running":
+            return
+        attempt.outcome, attempt.error, attempt.ended_at = "failed", error, self._now()
+        self.core.health.failed(error.model, error, attempt.ended_at)
+        self._do(self.machine.failed(attempt.number, error, attempt.ended_at))
+
+    # --- booking ---
+
+    async def _close(self, attempt: LiveAttempt) -> None:
+        """Ends an attempt that did not win: its connection, its place in the limits, its money."""
+        if attempt.source is not None:
+            await attempt.source.aclose()
+        if attempt.outcome == "running":
+            attempt.outcome = "cancelled"
+        self.book(attempt)
+        await self.settle(attempt)
+
+    def book(self, attempt: LiveAttempt) -> None:
+        """Fixes what an attempt took and cost, frees its place and tells health. Once."""
+        if attempt.booked:
+            return
+        attempt.booked = True
+        fleet, name = self.routing.fleet, self.routing.fleet.names[attempt.place]
+        now = self._now()
+        attempt.ended_at = attempt.ended_at or now
+        if attempt.outcome != "refused":
+            self.core.back_from(name)
+        if attempt.limited:
+            self.core.limiters[name].release()
+        if attempt.outcome == "succeeded":
+            self.core.health.succeeded(name)
+        elif attempt.outcome == "cancelled":
+            self.core.health.released(name)
+        begun = attempt.begun_at if attempt.begun_at is not None else attempt.started_at
+        self._take_usage(attempt)
+        usage = attempt.usage
+        if attempt.outcome == "refused" or usage is None:
+            attempt.cost = Decimal(0)
+        else:
+            attempt.cost = booked_cost(fleet.profiles[attempt.place], usage, attempt.ended_at - begun)
+
+    def _take_usage(self, attempt: LiveAttempt) -> None:
+        """The backend's own usage if it makes sense; else ours, as far as anything was computed."""
+        if attempt.completion is not None:
+            attempt.usage = read_usage(attempt.completion.usage)
+        attempt.usage_is_reported = attempt.usage is not None
+        if attempt.usage is not None:
+            return
+        found = self.routing.estimate(attempt.place)
+        if attempt.outcome == "succeeded":
+            attempt.usage = Usage(round(found.tokens_in), round(found.tokens_out))
+        elif attempt.begun_at is not None and (
+            attempt.outcome == "cancelled" or _may_be_billed(attempt.error)
+        ):
+            attempt.usage = Usage(round(found.tokens_in), 0)
+
+    async def finish(self, attempt: LiveAttempt, text: str = "") -> None:
+        """The winner is over: books it, learns from it, and writes the decision down."""
+        if attempt.outcome == "running":
+            attempt.outcome = "succeeded"
+        self.book(attempt)
+        if attempt.outcome == "succeeded":
+            self.learn(attempt)
+        self._write_down(text)
+        await self.settle(attempt)
+
+    def give_up(self) -> None:
+        """The request failed or the caller went away: books every attempt and writes the decision down."""
+        for attempt in self.attempts:
+            if attempt.outcome == "running":
+                attempt.outcome = "cancelled"
+            self.book(attempt)
+        winner, self.winner = self.winner, None
+        if winner is not None:  # it won in the very moment in which the caller went away
+            self.core.keep(self._loop.create_task(self._close(winner)))
+        self._write_down("")
+
+    def _write_down(self, text: str) -> None:
+        if not self._written:
+            self._written = True
+            self.core.write_down(self.routing, self.decision(), text)
+
+    async def settle(self, attempt: LiveAttempt) -> None:
+        """Replaces the money set aside by what was really spent; committed when this returns."""
+        if attempt.reserved:
+            attempt.reserved = False
+            await self.core.ledger.asettle(self._key(attempt), attempt.cost)
+
+    def learn(self, attempt: LiveAttempt) -> None:
+        """Tells what an answered attempt showed of its model."""
+        begun = attempt.begun_at if attempt.begun_at is not None else attempt.started_at
+        reported = attempt.usage if attempt.usage_is_reported else None
+        sample = Sample(
+            task=self.routing.features.task,
+            counted_tokens=self.routing.features.prompt_tokens,
+            prompt_tokens=reported.prompt_tokens if reported else None,
+            completion_tokens=reported.completion_tokens if reported else None,
+            ttft=None if attempt.visible_at is None else attempt.visible_at - begun,
+            duration=(attempt.ended_at or self._now()) - begun,
+        )
+        self.core.learn(self.routing.fleet, attempt.place, sample)
+
+    def decision(self) -> Decision:
+        """The decision as it stands now."""
+        attempts = tuple(_snapshot(self.routing.fleet.names[a.place], a) for a in self.attempts)
+        model = self.routing.fleet.names[self.winner.place] if self.winner is not None else None
+        return self.routing.decision(model=model, attempts=attempts)
+
+
+def _may_be_billed(error: ModelError | None) -> bool:
+    """Whether a failed attempt may cost its prompt all the same: the backend was at work when it ended."""
+    return isinstance(error, ModelTimeoutError | ModelProtocolError)
+
+
+def _snapshot(name: str, attempt: LiveAttempt) -> Attempt:
+    usage = attempt.usage
+    source: Literal["usage", "estimate"] | None = None
+    if attempt.booked and attempt.cost is not None:
+        source = "usage" if attempt.usage_is_reported else "estimate"
+    return Attempt(
+        model=name,
+        outcome=attempt.outcome,
+        ttft=attempt.ttft,
+        duration=None if attempt.ended_at is None else attempt.ended_at - attempt.started_at,
+        cost=attempt.cost if attempt.booked else None,
+        cost_source=source,
+        error=attempt.error,
+        prompt_tokens=usage.prompt_tokens if usage else None,
+        completion_tokens=usage.completion_tokens if usage else None,
+        cached_tokens=usage.cached_tokens if usage else None,
+        hedge=attempt.hedge,
+    )

@@ -1,0 +1,72 @@
+"""What a failed attempt means: whether the same model may heal, and how long it should be left alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from router.errors import (
+    ContextWindowExceededError,
+    ModelError,
+    ModelHTTPError,
+    ModelLoadError,
+)
+
+__all__ = ["Failure", "judge"]
+
+#: Seconds that a model is left alone when only a person can heal it: a wrong key, no money, no such model.
+LONG_COOLDOWN = 300.0
+
+#: Statuses that mean the model is unusable until a person acts.
+_BROKEN_STATUSES = frozenset({401, 402, 403, 404})
+_BROKEN_CODES = frozenset(
+    {
+        "insufficient_quota",
+        "invalid_api_key",
+        "model_not_found",
+        "account_deactivated",
+        "billing_hard_limit_reached",
+    }
+)
+#: Statuses that may heal by waiting, besides all from 500 on.
+_HEALING_STATUSES = frozenset({408, 409, 425, 429})
+#: Statuses from 500 on that say "this will never work".
+_HOPELESS_STATUSES = frozenset({501, 505})
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A judged error.
+
+    Attributes:
+        heals: Whether the same model may answer if asked again.
+        retry_after: Seconds the backend asks to wait; None if it does not say.
+        blames_model: Whether the model's health suffers; not if the request itself was at fault.
+        shut_for: Seconds to leave the model alone at once; None to leave that to the count of failures.
+    """
+
+    heals: bool
+    retry_after: float | None = None
+    blames_model: bool = True
+    shut_for: float | None = None
+
+
+def judge(error: ModelError) -> Failure:
+    """What an attempt's error means."""
+    if isinstance(error, ContextWindowExceededError):
+        return Failure(heals=False, blames_model=False)
+    if isinstance(error, ModelLoadError):
+        return Failure(heals=False, shut_for=LONG_COOLDOWN)
+    if isinstance(error, ModelHTTPError):
+        return _judge_status(error)
+    return Failure(heals=True)  # no connection, no answer in time, nonsense
+
+
+def _judge_status(error: ModelHTTPError) -> Failure:
+    status = error.status_code
+    if error.code in _BROKEN_CODES or status in _BROKEN_STATUSES:
+        return Failure(heals=False, shut_for=LONG_COOLDOWN)
+    if status == 429:  # noqa: PLR2004 - the status itself is the clearest name
+        return Failure(heals=True, retry_after=error.retry_after, shut_for=error.retry_after)
+    if status in _HEALING_STATUSES or (status >= 500 and status not in _HOPELESS_STATUSES):  # noqa: PLR2004
+        return Failure(heals=True, retry_after=error.retry_after)
+    return Failure(heals=False, blames_model=False)  # 400, 413, 422, content filters: the request's fault

@@ -1,0 +1,194 @@
+"""The models of a router, with their profiles, what was learned of them, and their adapters.
+
+A fleet is never changed but replaced (`Router.update`): a request keeps the one it began with.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from router.adapter import Adapter, AdapterSettings
+from router.learning import Columns
+from router.loading import load_adapter
+from router.models import Model
+from router.profile import Profile
+
+__all__ = ["Eligibility", "EligibilityKey", "Fleet"]
+
+#: Kinds of request whose static eligibility is remembered.
+MOST_KINDS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class EligibilityKey:
+    """What of a request decides which models may take it at all."""
+
+    needs: frozenset[str]
+    private: bool
+    language: str | None
+    models: tuple[str, ...] | None
+    exclude: tuple[str, ...]
+    pinned: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Eligibility:
+    """Places of the models that may take a kind of request, and why the others may not."""
+
+    places: tuple[int, ...]
+    reasons: dict[int, str]
+
+
+class Fleet:
+    """Models in the order they were declared; a model's place is its index in every column.
+
+    Attributes:
+        models: The declarations.
+        names: Their names.
+        place: The place of a name.
+        profiles: What is known of each.
+        learned: What was learned of each.
+        window: Context windows in tokens; infinite where unknown.
+        price_in, price_out: USD per token, of the lowest tier; NaN where the price is unknown.
+        fee: USD per request.
+        per_second: USD per second of computing, of local models.
+        tiered: Places of models with several price tiers.
+        max_output: The most output tokens, by place, where known.
+        keyed: Places of models that need an environment variable's key.
+        asked: Places of models whose adapter is asked how busy it is before a decision.
+    """
+
+    def __init__(
+        self, models: Sequence[Model], settings: AdapterSettings, before: Fleet | None = None
+    ) -> None:
+        self.models = tuple(models)
+        self.names = tuple(model.name for model in self.models)
+        self.place = {name: place for place, name in enumerate(self.names)}
+        kept: dict[int, int] = {}
+        if before is not None:
+            kept = {self.place[name]: before.place[name] for name in self.names if self.same_as(before, name)}
+        self.profiles: tuple[Profile, ...] = tuple(
+            before.profiles[kept[place]] if before is not None and place in kept else model.profile()
+            for place, model in enumerate(self.models)
+        )
+        self.learned = Columns(self.profiles)
+        self._adapters: list[Adapter | None] = [None] * len(self.models)
+        self._settings = settings
+        self._lock = threading.Lock()
+        self.users = 0
+        self._fill_columns()
+        if before is not None:
+            for place, old in kept.items():
+                self.learned.carry_over(place, before.learned, old)
+                self._adapters[place] = before.loaded_adapter(old)
+        self.eligibility = lru_cache(MOST_KINDS)(self._eligibility)
+        self.quality = lru_cache(MOST_KINDS)(self._quality)
+
+    def _fill_columns(self) -> None:
+        nan = math.nan
+        self.window = [float(p.context_window or math.inf) for p in self.profiles]
+        self.price_in: list[float] = []
+        self.price_out: list[float] = []
+        self.fee: list[float] = []
+        self.per_second: list[float] = []
+        self.tiered: set[int] = set()
+        self.max_output = {place: p.max_output for place, p in enumerate(self.profiles) if p.max_output}
+        self.keyed = tuple(place for place, p in enumerate(self.profiles) if p.credentials is not None)
+        for place, profile in enumerate(self.profiles):
+            tiers = profile.price.tiers if profile.price else ()
+            free = profile.price is None and profile.usd_per_hour is not None
+            self.price_in.append(tiers[0].input / 1e6 if tiers else 0.0 if free else nan)
+            self.price_out.append(tiers[0].output / 1e6 if tiers else 0.0 if free else nan)
+            self.fee.append(profile.price.per_request if profile.price else 0.0)
+            self.per_second.append((profile.usd_per_hour or 0.0) / 3600)
+            if len(tiers) > 1:
+                self.tiered.add(place)
+        self.asked = tuple(
+            place
+            for place, (model, profile) in enumerate(zip(self.models, self.profiles, strict=True))
+            if profile.local or model.adapter not in ("hosted", "local")
+        )
+
+    def _eligibility(self, key: EligibilityKey) -> Eligibility:
+        places: list[int] = []
+        reasons: dict[int, str] = {}
+        for place, profile in enumerate(self.profiles):
+            reason = _static_rejection(self.names[place], profile, key)
+            if reason is None:
+                places.append(place)
+            else:
+                reasons[place] = reason
+        return Eligibility(tuple(places), reasons)
+
+    def _quality(self, task: str | None) -> list[float | None]:
+        """The quality of every model for a task."""
+        return [
+            p.quality.get(task, p.quality.get("default")) if task else p.quality.get("default")
+            for p in self.profiles
+        ]
+
+    def missing_credentials(self, place: int) -> str | None:
+        """The variable of a key that is not set; None if nothing is missing."""
+        variable = self.profiles[place].credentials
+        return variable if variable is not None and not os.environ.get(variable) else None
+
+    def loaded_adapter(self, place: int) -> Adapter | None:
+        """The adapter of a model, if it was built already."""
+        return self._adapters[place]
+
+    def adapter(self, place: int) -> Adapter:
+        """The adapter of a model; built on first use, which may import an SDK: not on an event loop.
+
+        Raises:
+            ConfigurationError: if it cannot be built.
+        """
+        found = self._adapters[place]
+        if found is None:
+            with self._lock:
+                found = self._adapters[place]
+                if found is None:
+                    found = self._adapters[place] = load_adapter(self.models[place], self._settings)
+        return found
+
+    def adapters(self) -> list[Adapter]:
+        """All adapters built so far."""
+        return [adapter for adapter in self._adapters if adapter is not None]
+
+    def same_as(self, other: Fleet, name: str) -> bool:
+        """Whether both fleets hold a model of this name, declared alike."""
+        return (
+            name in self.place
+            and name in other.place
+            and self.models[self.place[name]] == other.models[other.place[name]]
+        )
+
+    def after_fork(self) -> None:
+        """In a child process: locks that another thread may have held are made anew."""
+        self._lock = threading.Lock()
+        self.users = 0
+
+
+def _static_rejection(name: str, profile: Profile, key: EligibilityKey) -> str | None:
+    """Why a model may not take a kind of request; None if it may. Codes are stable, before the colon."""
+    if key.pinned is not None and name != key.pinned:
+        return f"pinned: the request asks for {key.pinned}"
+    if key.models is not None and name not in key.models:
+        return "not listed: the request allows only " + ", ".join(key.models)
+    if name in key.exclude:
+        return "excluded: by the request"
+    if key.private and not profile.private:
+        return "privacy: the request is private, the model is not"
+    if profile.unavailable is not None:
+        return profile.unavailable
+    if profile.capabilities is not None:
+        lacking = sorted(key.needs - profile.capabilities)
+        if lacking:
+            return f"capability: {', '.join(lacking)}"
+    if key.language is not None and profile.languages is not None and key.language not in profile.languages:
+        return f"language: {key.language}"
+    return None

@@ -1,0 +1,282 @@
+"""Estimates every model for a request and ranks them. Pure: facts in, a ranking out.
+
+The loop runs over columns and keeps a small tuple per model; `Candidate`s are built when somebody looks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from router.decision import Candidate, Features, Ranking
+from router.errors import ConfigurationError
+from router.estimates import Situation, estimate
+from router.fleet import Eligibility, EligibilityKey, Fleet
+from router.objective import (
+    RELAXED,
+    Breach,
+    Estimate,
+    Rules,
+    breaches,
+    code_of,
+    objective,
+    sort_key,
+    stretch_of,
+)
+
+__all__ = ["Ranked", "rank"]
+
+
+class Ranked(Ranking):
+    """The outcome: places of the eligible models, best first, and why the others are not among them."""
+
+    __slots__ = (
+        "_candidates",
+        "_late",
+        "_utilities",
+        "estimates",
+        "fleet",
+        "order",
+        "reasons",
+        "relaxed",
+        "rules",
+        "static",
+        "task",
+    )
+
+    def __init__(self, fleet: Fleet, rules: Rules, task: str | None, static: Eligibility) -> None:
+        self.fleet = fleet
+        self.rules = rules
+        self.task = task
+        self.static = static
+        self.order: list[int] = []
+        self.estimates: dict[int, Estimate] = {}
+        self.reasons: dict[int, Breach] = {}
+        self.relaxed: tuple[str, ...] = ()
+        self._late: frozenset[int] = frozenset()
+        self._utilities: dict[int, float] = {}
+        self._candidates: tuple[Candidate, ...] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the eligible models, best first."""
+        return tuple(self.fleet.names[place] for place in self.order)
+
+    def reason(self, place: int) -> str | None:
+        """Why a model is not eligible; None if it is."""
+        found = self.static.reasons.get(place) or self.reasons.get(place)
+        if found is None or isinstance(found, str):
+            return found
+        code, value, limit = found
+        return f"{code}: {value:.6g} {'<' if code == 'min_quality' else '>'} {limit:.6g}"
+
+    def rejections(self) -> dict[str, str]:
+        """Every rejected model's name with the reason, as declared."""
+        return {
+            name: reason
+            for place, name in enumerate(self.fleet.names)
+            if (reason := self.reason(place)) is not None
+        }
+
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The eligible, best first, then the rejected as declared."""
+        if self._candidates is None:
+            eligible = set(self.order)
+            rejected = (place for place in range(len(self.fleet.names)) if place not in eligible)
+            self._candidates = tuple(self.candidate(place) for place in (*self.order, *rejected))
+        return self._candidates
+
+    def candidate(self, place: int) -> Candidate:
+        """One model as an object."""
+        quality = self.fleet.quality(self.task)[place]
+        reason = self.reason(place)
+        found = self.estimates.get(place)
+        if found is None:
+            return Candidate(
+                model=self.fleet.names[place],
+                cost=None,
+                ttft=None,
+                latency=None,
+                quality=quality,
+                utility=None,
+                rejected_because=reason,
+            )
+        stretch = stretch_of(self.rules.policy, found)
+        cost = None if math.isnan(found.cost) else found.cost
+        return Candidate(
+            model=self.fleet.names[place],
+            cost=cost,
+            ttft=found.ttft,
+            latency=found.latency,
+            quality=quality,
+            utility=self._utility(place, found, quality),
+            rejected_because=reason,
+            ttft_p95=found.wait + (found.ttft - found.wait) * stretch,
+            latency_p95=found.wait + (found.latency - found.wait) * stretch,
+            parts=_parts(found),
+            notes=self._notes(place),
+        )
+
+    def _utility(self, place: int, found: Estimate, quality: float | None) -> float | None:
+        if place in self._utilities:
+            return self._utilities[place]
+        value = -objective(self.rules.policy, found, quality)
+        return None if math.isnan(value) else value
+
+    def sort(self) -> None:
+        """Puts the best first. Ties stay as declared; what is expected to miss the deadline comes last."""
+        policy, found = self.rules.policy, self.estimates
+        quality = self.fleet.quality(self.task)
+        if policy.utility is not None:
+            self._utilities = {
+                place: _own_utility(policy.utility, self.candidate(place)) for place in self.order
+            }
+            self.order.sort(key=lambda place: -self._utilities[place])
+        else:
+            key = sort_key(policy)
+            self.order.sort(key=lambda place: key(found[place], quality[place]))
+        deadline = self.rules.deadline
+        if deadline is not None:
+            self._late = frozenset(
+                place
+                for place in self.order
+                if found[place].wait
+                + (found[place].latency - found[place].wait) * stretch_of(policy, found[place])
+                > deadline
+            )
+            if self._late:
+                self.order.sort(key=self._late.__contains__)
+
+    def _notes(self, place: int) -> tuple[str, ...]:
+        notes = []
+        profile = self.fleet.profiles[place]
+        if profile.context_window is None:
+            notes.append("context window: unknown")
+        if profile.capabilities is None:
+            notes.append("capabilities: unknown")
+        if place in self._late:
+            notes.append("deadline: expected to be late")
+        return tuple(notes)
+
+
+def _parts(found: Estimate) -> dict[str, float]:
+    return {
+        "tokens in": found.tokens_in,
+        "tokens out": found.tokens_out,
+        "wait s": found.wait,
+        "prefill s": found.ttft - found.wait,
+        "decode s": found.latency - found.ttft,
+        "answers seen": found.seen,
+    }
+
+
+def rank(fleet: Fleet, features: Features, rules: Rules, now: Situation) -> Ranked:
+    """Ranks the models of a fleet for a request.
+
+    Raises:
+        ConfigurationError: if the policy's own utility raises or returns no number.
+    """
+    key = EligibilityKey(
+        features.needs, rules.private, features.language, rules.models, rules.exclude, rules.pinned
+    )
+    static = fleet.eligibility(key)
+    ranked = Ranked(fleet, rules, features.task, static)
+    places = _open(ranked, static.places, now)
+    estimate(fleet, features, places, now, estimates=ranked.estimates, reasons=ranked.reasons)
+    ranked.order = list(ranked.estimates)
+    _keep_hard_limits(ranked, now)
+    if rules.has_constraints:
+        _keep_constraints(ranked)
+    ranked.sort()
+    return ranked
+
+
+def _open(ranked: Ranked, places: tuple[int, ...], now: Situation) -> list[int]:
+    """Leaves out what cannot be asked at this moment."""
+    fleet = ranked.fleet
+    missing = {
+        place: f"credentials: {variable} is not set"
+        for place in fleet.keyed
+        if (variable := fleet.missing_credentials(place)) is not None
+    }
+    if not missing and not now.shut:
+        return list(places)
+    kept = []
+    for place in places:
+        if place in missing:
+            ranked.reasons[place] = missing[place]
+        elif place in now.shut and ranked.rules.pinned is None:
+            ranked.reasons[place] = now.shut[place]
+        else:
+            kept.append(place)
+    return kept
+
+
+def _own_utility(utility: Callable[[Candidate], float], candidate: Candidate) -> float:
+    """What the policy's own callable says.
+
+    Raises:
+        ConfigurationError: if it raises or returns no number.
+    """
+    try:
+        value = float(utility(candidate))
+    except Exception as error:
+        raise ConfigurationError(
+            f"policy.utility failed for {candidate.model}: {type(error).__name__}: {error}",
+            field="policy.utility",
+        ) from error
+    if math.isnan(value):
+        raise ConfigurationError(
+            f"policy.utility is not a number for {candidate.model}", field="policy.utility"
+        )
+    return value
+
+
+def _keep_hard_limits(ranked: Ranked, now: Situation) -> None:
+    """Leaves out models of unknown price where cost matters, and those that a budget has no money for."""
+    needs_price, left = ranked.rules.needs_price, now.budget_left
+    if not needs_price and not left:
+        return
+    kept = []
+    for place in ranked.order:
+        cost = ranked.estimates[place].cost
+        if needs_price and cost != cost:  # noqa: PLR0124 - NaN, the fast way
+            ranked.reasons[place] = "price: unknown"
+        elif place in left and cost > left[place]:
+            ranked.reasons[place] = ("budget", cost, left[place])
+        else:
+            kept.append(place)
+    ranked.order[:] = kept
+
+
+def _keep_constraints(ranked: Ranked) -> None:
+    """Moves what breaks a constraint from the order to the reasons, relaxing if the policy says so."""
+    rules, quality = ranked.rules, ranked.fleet.quality(ranked.task)
+    broken = {
+        place: found
+        for place in ranked.order
+        if (found := breaches(rules, ranked.estimates[place], quality[place]))
+    }
+    if not broken:
+        return
+    kept = [place for place in ranked.order if place not in broken]
+    if not kept and rules.policy.on_infeasible == "relax":
+        kept = _relax(ranked, broken)
+    still_in = set(kept)
+    ranked.order[:] = kept
+    for place, found in broken.items():
+        if place not in still_in:
+            ranked.reasons[place] = found[0]
+
+
+def _relax(ranked: Ranked, broken: Mapping[int, tuple[Breach, ...]]) -> list[int]:
+    """Gives constraints up, one after the other, until a model is left."""
+    given_up: set[str] = set()
+    for name in RELAXED:
+        given_up.add(name)
+        kept = [place for place in ranked.order if given_up.issuperset(map(code_of, broken[place]))]
+        if kept:
+            used = {code_of(breach) for place in kept for breach in broken[place]}
+            ranked.relaxed = tuple(code for code in RELAXED if code in used)
+            return kept
+    return []

@@ -1,0 +1,79 @@
+"""One request with the decision that was made for it, before and while it is carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from router.config import RoutingOptions
+from router.decision import Attempt, Decision, Features
+from router.fleet import Fleet
+from router.objective import Estimate, Rules
+from router.ranking import Ranked
+from router.request import ChatRequest
+
+__all__ = ["Routing"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Routing:
+    """One request with the decision made for it, and what its driver needs."""
+
+    id: str
+    at: float
+    request: ChatRequest
+    options: RoutingOptions
+    fleet: Fleet
+    features: Features
+    ranked: Ranked
+    rules: Rules
+    began_at: float
+    deadline_at: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def order(self) -> Sequence[int]:
+        """Places of the candidates, best first."""
+        return self.ranked.order
+
+    def estimate(self, place: int) -> Estimate:
+        """The estimate of a candidate."""
+        return self.ranked.estimates[place]
+
+    def decision(self, *, model: str | None, attempts: tuple[Attempt, ...] = ()) -> Decision:
+        """A snapshot. Without a model, the best candidate is named."""
+        best = self.ranked.names[0] if self.order else None
+        costs = [attempt.cost for attempt in attempts]
+        cost = None if not costs or None in costs else sum((c for c in costs if c is not None), Decimal(0))
+        return Decision(
+            id=self.id,
+            model=model or best,
+            attempts=attempts,
+            cost=cost,
+            features=self.features,
+            reason=_reason(self.ranked),
+            notes=self.notes,
+            at=self.at,
+            tags=self.options.tags,
+            _ranking=self.ranked,
+        )
+
+
+def _reason(ranked: Ranked) -> str:
+    total, eligible = len(ranked.fleet.names), len(ranked.order)
+    if not eligible:
+        return f"none of {total} models is eligible"
+    if ranked.rules.pinned is not None:
+        return "the request names this model"
+    if eligible == 1:
+        return f"the only eligible one of {total}" if total > 1 else "the only model"
+    by = {
+        "objective": "lowest cost + value of time × latency − value of quality × quality",
+        "cheapest": "lowest expected cost",
+        "fastest": "lowest expected latency",
+        "best": "highest expected quality",
+    }[ranked.rules.policy.rank_by]
+    if ranked.rules.policy.utility is not None:
+        by = "highest utility by the policy's own function"
+    return f"{by}, among {eligible} eligible of {total}"

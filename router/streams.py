@@ -1,0 +1,179 @@
+"""The stream that a caller reads: openai's chunks, unchanged, with the decision behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from router.decision import Decision, Outcome
+from router.errors import DeadlineExceededError, ModelError, RouterClosedError, StreamInterruptedError
+from router.usage import Usage, read_usage
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionChunk
+
+    from router.driver import LiveAttempt, Run
+
+__all__ = ["AsyncRoutedStream"]
+
+
+class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
+    """An answer in chunks. Its first visible token is there when the caller gets it.
+
+    Closing it, leaving its `async with`, or dropping it stops the work at the backend.
+
+    Raises:
+        StreamInterruptedError: while reading, if the stream breaks; it carries the text so far.
+        DeadlineExceededError: while reading, if the request's deadline passes.
+    """
+
+    def __init__(self, run: Run, attempt: LiveAttempt) -> None:
+        self._run = run
+        self._attempt = attempt
+        self._loop = asyncio.get_running_loop()
+        self._buffer = attempt.buffer
+        self._text: list[str] = []
+        self._over = False
+        self._expired = False
+        self._reader: asyncio.Task[object] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._wants_usage = run.routing.request.include_usage
+        left = run.routing.deadline_at - run.core.now()
+        if left != float("inf"):
+            self._timer = self._loop.call_later(max(left, 0.0), self._expire)
+
+    @property
+    def routing(self) -> Decision:
+        """The decision as it stands now; final once the stream has ended."""
+        return self._run.decision()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ChatCompletionChunk:
+        while True:
+            chunk = self._buffer.popleft() if self._buffer else await self._read()
+            if chunk.usage is not None:
+                usage = read_usage(chunk.usage)
+                if usage is not None:
+                    self._attempt.usage = usage
+                if not chunk.choices and not self._wants_usage:
+                    continue
+            for choice in chunk.choices:
+                if choice.index == 0 and choice.delta and choice.delta.content:
+                    self._text.append(choice.delta.content)
+            return chunk
+
+    async def _read(self) -> ChatCompletionChunk:
+        """The next chunk from the backend."""
+        self._check_deadline()
+        source = self._attempt.source
+        if self._over or source is None:
+            raise StopAsyncIteration
+        if self._attempt.exhausted:
+            await self._end("succeeded")
+            raise StopAsyncIteration
+        self._reader = reader = asyncio.current_task()
+        try:
+            return await source.__anext__()
+        except StopAsyncIteration:
+            await self._end("succeeded")
+            raise
+        except ModelError as error:
+            self._attempt.error = error
+            self._run.core.health.failed(error.model, error, self._run.core.now())
+            await self._end("failed")
+            raise self._interrupted(error) from error
+        except asyncio.CancelledError:
+            await self._end("cancelled")
+            if self._expired and reader is not None and reader.uncancel() <= 0:
+                self._check_deadline()
+            raise  # the caller was cancelled
+        finally:
+            self._reader = None
+
+    def _interrupted(self, error: ModelError) -> StreamInterruptedError:
+        text = "".join(self._text)
+        interrupted = StreamInterruptedError(
+            f"the stream of {error.model} broke after {len(text)} characters: {error}",
+            text=text,
+            usage=self._attempt.usage,
+        )
+        interrupted.decision = self.routing
+        return interrupted
+
+    def _check_deadline(self) -> None:
+        if self._expired:
+            error = DeadlineExceededError(self._run.routing.options.deadline or 0.0)
+            error.decision = self.routing
+            raise error
+
+    def _expire(self) -> None:
+        """The deadline passed: whoever reads is woken, and nothing runs on."""
+        if self._over:
+            return
+        self._expired = True
+        if self._reader is not None:
+            self._reader.cancel()
+        else:
+            self._run.core.keep(self._loop.create_task(self._end("cancelled")))
+
+    async def _end(self, outcome: Outcome) -> None:
+        """Closes the backend's stream and books what came of it. Once."""
+        if self._over:
+            return
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        attempt = self._attempt
+        attempt.outcome = outcome
+        attempt.ended_at = self._run.core.now()
+        if attempt.usage is not None:
+            attempt.usage_is_reported = True
+        elif outcome != "succeeded":
+            attempt.usage = self._used_so_far()
+        if attempt.source is not None:
+            with contextlib.suppress(ModelError, RuntimeError):
+                await attempt.source.aclose()
+        await self._run.finish(attempt, text="".join(self._text))
+
+    def _used_so_far(self) -> Usage:
+        """Tokens of a stream that could not tell: our count of the prompt, and four characters a token."""
+        found = self._run.routing.estimate(self._attempt.place)
+        return Usage(round(found.tokens_in), sum(map(len, self._text)) // 4)
+
+    async def aclose(self) -> None:
+        """Stops the stream; what was not read is not answered. Does no harm when it has ended."""
+        await self._end("cancelled")
+
+    close = aclose
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        if self._over or self._loop.is_closed():
+            return
+        with contextlib.suppress(RuntimeError):  # the loop may close this very moment
+            self._loop.call_soon_threadsafe(_end_dropped, self._run, self._attempt)
+
+
+def _end_dropped(run: Run, attempt: LiveAttempt) -> None:
+    """Ends the attempt of a stream that nobody holds any more."""
+
+    async def end() -> None:
+        attempt.outcome = "cancelled"
+        if attempt.source is not None:
+            with contextlib.suppress(ModelError, RuntimeError, RouterClosedError):
+                await attempt.source.aclose()
+        await run.finish(attempt)
+
+    run.core.keep(asyncio.get_running_loop().create_task(end()))

@@ -1,0 +1,227 @@
+"""Checks what a caller passes to `create` and `route`, and says what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from router.config import RoutingOptions
+from router.errors import ConfigurationError, InvalidRequestError, nearest
+from router.fields import CHECKS, TRANSPORT_FIELDS
+from router.request import ChatRequest, JSONObject
+
+__all__ = ["ParsedRequest", "parse_request"]
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+PARTS = ("text", "image_url", "input_audio", "file", "refusal")
+
+#: Fields that must not come with a request: whoever may send requests may not redirect them.
+_CREDENTIALS = frozenset({"api_key", "base_url", "organization", "project", "default_headers", "http_client"})
+_CREDENTIAL_HEADERS = frozenset(
+    {"authorization", "proxy-authorization", "api-key", "x-api-key", "x-goog-api-key", "host", "cookie"}
+)
+_KNOWN = frozenset({"messages", "model", "stream", "stream_options", "routing", *TRANSPORT_FIELDS, *CHECKS})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedRequest:
+    """A request, the model it names (`auto` lets the router choose) and its options."""
+
+    request: ChatRequest
+    model: str
+    options: RoutingOptions
+
+
+def parse_request(arguments: Mapping[str, object]) -> ParsedRequest:
+    """Checks the arguments of one `create` or `route`.
+
+    Raises:
+        InvalidRequestError: naming the field, the value and the nearest valid choice.
+    """
+    given = {name: value for name, value in arguments.items() if value is not None and not _is_omitted(value)}
+    for name in given:
+        if name not in _KNOWN:
+            raise _unknown_field(name)
+    extra_body = dict(_mapping(given, "extra_body"))
+    options = _options(given.get("routing"), extra_body.pop("routing", None), given.get("timeout"))
+    params = {}
+    for name, check in CHECKS.items():
+        if name in given:
+            params[name] = check(name, given[name])
+    if "messages" not in given:
+        raise InvalidRequestError("messages: a list of messages is needed", field="messages")
+    stream = _flag(given, "stream")
+    request = ChatRequest(
+        messages=_messages(given["messages"]),
+        params=params,
+        stream=stream,
+        include_usage=_include_usage(given.get("stream_options"), stream=stream),
+        extra_headers=_headers(_mapping(given, "extra_headers")),
+        extra_query=_mapping(given, "extra_query"),
+        extra_body=extra_body,
+    )
+    model = given.get("model", "auto")
+    if not isinstance(model, str):
+        raise InvalidRequestError("model: a name, or 'auto'", field="model", value=repr(model))
+    return ParsedRequest(request=request, model=model, options=options)
+
+
+def _is_omitted(value: object) -> bool:
+    """Whether a value is one of openai's sentinels for an argument that was not given."""
+    kind = type(value)
+    return kind.__name__ in ("Omit", "NotGiven") and kind.__module__.startswith("openai")
+
+
+def _unknown_field(name: str) -> InvalidRequestError:
+    if name in _CREDENTIALS:
+        return InvalidRequestError(
+            f"{name}: no request can set credentials or a base URL; declare them on the model", field=name
+        )
+    return InvalidRequestError(f"{name}: no such field{nearest(name, _KNOWN)}", field=name)
+
+
+def _flag(given: Mapping[str, object], name: str) -> bool:
+    value = given.get(name, False)
+    if not isinstance(value, bool):
+        raise InvalidRequestError(f"{name} = {value!r}: true or false", field=name, value=repr(value))
+    return value
+
+
+def _mapping(given: Mapping[str, object], name: str) -> JSONObject:
+    value = given.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InvalidRequestError(f"{name}: a mapping is needed, not {type(value).__name__}", field=name)
+    return value
+
+
+def _headers(headers: JSONObject) -> dict[str, str]:
+    for name, value in headers.items():
+        if name.lower() in _CREDENTIAL_HEADERS:
+            raise InvalidRequestError(
+                f"extra_headers.{name}: no request can set credentials or a host; declare them on the model",
+                field=f"extra_headers.{name}",
+            )
+        if not isinstance(value, str):
+            raise InvalidRequestError(f"extra_headers.{name}: text is needed", field=f"extra_headers.{name}")
+    return cast("dict[str, str]", dict(headers))
+
+
+def _include_usage(options: object, *, stream: bool) -> bool:
+    if options is None:
+        return False
+    if not stream:
+        raise InvalidRequestError("stream_options: only with stream=True", field="stream_options")
+    if not isinstance(options, Mapping):
+        raise InvalidRequestError("stream_options: a mapping is needed", field="stream_options")
+    for name in options:
+        if name not in ("include_usage", "include_obfuscation"):
+            raise InvalidRequestError(
+                f"stream_options.{name}: no such option{nearest(str(name), ['include_usage'])}",
+                field=f"stream_options.{name}",
+            )
+    return bool(options.get("include_usage", False))
+
+
+def _options(argument: object, in_body: object, timeout: object) -> RoutingOptions:
+    """The routing options; `routing=` wins over `extra_body`, both over `timeout=`."""
+    merged: dict[str, object] = {}
+    if timeout is not None:
+        merged["deadline"] = _timeout_seconds(timeout)
+    for source, name in ((in_body, "extra_body.routing"), (argument, "routing")):
+        if isinstance(source, RoutingOptions):
+            if not merged:
+                merged = {}
+            merged.update(source.model_dump(exclude_unset=True))
+        elif isinstance(source, Mapping):
+            merged.update(source)
+        elif source is not None:
+            raise InvalidRequestError(f"{name}: RoutingOptions or a mapping is needed", field=name)
+    if isinstance(argument, RoutingOptions) and in_body is None and timeout is None:
+        return argument
+    try:
+        return RoutingOptions.parse(merged) if merged else _NO_OPTIONS
+    except ConfigurationError as error:
+        field = f"routing.{error.field}" if error.field else "routing"
+        raise InvalidRequestError(str(error), field=field, value=error.value) from None
+
+
+_NO_OPTIONS = RoutingOptions()
+
+
+def _timeout_seconds(timeout: object) -> float:
+    """`timeout=` as seconds: a number, or an httpx2.Timeout, whose read time-out is taken."""
+    seconds = getattr(timeout, "read", timeout)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+        raise InvalidRequestError(
+            f"timeout = {timeout!r}: seconds above 0", field="timeout", value=repr(timeout)
+        )
+    return float(seconds)
+
+
+def _messages(messages: object) -> list[JSONObject]:
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable):
+        raise InvalidRequestError(
+            f"messages: a list of messages is needed, not {type(messages).__name__}", field="messages"
+        )
+    checked = [_message(place, message) for place, message in enumerate(messages)]
+    if not checked:
+        raise InvalidRequestError("messages: at least one message is needed", field="messages", value="[]")
+    return checked
+
+
+def _message(place: int, message: object) -> JSONObject:
+    if not isinstance(message, Mapping):
+        dump = cast("Callable[..., JSONObject] | None", getattr(message, "model_dump", None))
+        if dump is None:
+            raise InvalidRequestError(
+                f"messages.{place}: a mapping is needed, not {type(message).__name__}",
+                field=f"messages.{place}",
+            )
+        message = dump(exclude_none=True)  # an answer's own message, sent back as history
+    role = message.get("role")
+    if role not in ROLES:
+        raise InvalidRequestError(
+            f"messages.{place}.role = {role!r}: no such role{nearest(str(role), ROLES)}",
+            field=f"messages.{place}.role",
+            value=repr(role),
+        )
+    content = message.get("content")
+    if not isinstance(content, str):
+        _content(place, role, content)
+    if role == "tool" and not isinstance(message.get("tool_call_id"), str):
+        raise InvalidRequestError(
+            f"messages.{place}.tool_call_id: a tool's answer names its call",
+            field=f"messages.{place}.tool_call_id",
+        )
+    return message
+
+
+def _content(place: int, role: str, content: object) -> None:
+    where = f"messages.{place}.content"
+    if content is None:
+        if role != "assistant":
+            raise InvalidRequestError(
+                f"{where}: text or a list of parts is needed", field=where, value="None"
+            )
+        return
+    if not isinstance(content, list | tuple):
+        raise InvalidRequestError(
+            f"{where}: text or a list of parts is needed, not {type(content).__name__}", field=where
+        )
+    if not content:
+        raise InvalidRequestError(f"{where}: at least one part is needed", field=where, value="[]")
+    for number, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind not in PARTS:
+            raise InvalidRequestError(
+                f"{where}.{number}.type = {kind!r}: no such part{nearest(str(kind), PARTS)}",
+                field=f"{where}.{number}.type",
+                value=repr(kind),
+            )
+        if kind == "text" and not isinstance(part.get("text"), str):
+            raise InvalidRequestError(
+                f"{where}.{number}.text: text is needed", field=f"{where}.{number}.text"
+            )
