@@ -1,33 +1,29 @@
-"""The two faces of the router: `AsyncRouter`, and `Router`, which runs it on a private event loop."""
+"""The two faces of the router: `AsyncRouter`, and `Router`, which runs it on a private event loop.
+
+What stands behind them is imported when the first router is built: `import router` stays light.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, Unpack, overload
 
-from router.background import BackgroundLoop, Pump
 from router.config import Budget, Policy, Recovery, RouterConfig
-from router.core import Core
-from router.deciding import explore
 from router.decision import Decision
-from router.driver import Run
-from router.errors import InvalidRequestError, NoEligibleModelError
+from router.errors import InvalidRequestError
 from router.fields import CompletionFields
 from router.models import Model
-from router.streams import AsyncRoutedStream
-from router.validation import parse_request
 
 if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletionChunk
-
+    from router.background import BackgroundLoop
     from router.completion import RoutedCompletion
+    from router.core import Core
+    from router.streams import AsyncRoutedStream, RoutedStream
     from router.testing.clock import Clock
 
-__all__ = ["AsyncRouter", "RoutedStream", "Router"]
+__all__ = ["AsyncRouter", "Router"]
 
 
 class _Face:
@@ -50,6 +46,8 @@ class _Face:
         self._begin(RouterConfig.parse({"models": models, "keep_text": keep_text, **fields}))
 
     def _begin(self, config: RouterConfig, clock: Clock | None = None) -> None:
+        from router.core import Core
+
         self._core = Core(config, clock)
 
     @classmethod
@@ -197,37 +195,9 @@ class AsyncCompletions:
             OverloadedError: if every model is at its limit.
             RouterClosedError: if the router was closed.
         """
+        from router.answering import answer
+
         return await answer(self._core, {"stream": stream, **fields})
-
-
-async def answer(core: Core, arguments: Mapping[str, object]) -> RoutedCompletion | AsyncRoutedStream:
-    """The way of one request, from its arguments to its answer."""
-    if not core.is_warm:
-        await asyncio.to_thread(core.warm)
-    from router.completion import RoutedCompletion
-    from router.tokens import is_long
-
-    parsed = parse_request(arguments)
-    try:
-        if is_long(parsed.request.messages):
-            routing = await asyncio.to_thread(core.choose, parsed)
-        else:
-            routing = core.choose(parsed)
-    except NoEligibleModelError as error:
-        core.write_refusal(error)
-        raise
-    explore(core, routing)
-    core.enter(routing)
-    run = Run(core, routing, core.machine(routing))
-    winner = await run.drive()
-    if parsed.request.stream:
-        return AsyncRoutedStream(run, winner)
-    completion = winner.completion
-    if completion is None:  # pragma: no cover - the machine promotes no answer that is not there
-        raise AssertionError("an attempt succeeded without an answer")
-    text = completion.choices[0].message.content or ""
-    await run.finish(winner, text)
-    return RoutedCompletion.of(completion, run.decision())
 
 
 class Router(_Face):
@@ -237,6 +207,8 @@ class Router(_Face):
     """
 
     def _begin(self, config: RouterConfig, clock: Clock | None = None) -> None:
+        from router.background import BackgroundLoop
+
         super()._begin(config, clock)
         self._background = BackgroundLoop()
         self.chat = Chat(self._core, self._background)
@@ -284,49 +256,11 @@ class Completions:
         self, *, stream: bool | None = None, **fields: Unpack[CompletionFields]
     ) -> RoutedCompletion | RoutedStream:
         """Routes a request and answers it. As `AsyncCompletions.create`, waiting."""
+        from router.answering import answer
+        from router.streams import AsyncRoutedStream, RoutedStream
+
         arguments = {"stream": stream, **fields}
         answered = self._background.run(lambda: answer(self._core, arguments))
         if isinstance(answered, AsyncRoutedStream):
             return RoutedStream(answered, self._background)
         return answered
-
-
-class RoutedStream(Iterator["ChatCompletionChunk"]):
-    """An answer in chunks, for synchronous code. As `AsyncRoutedStream`."""
-
-    def __init__(self, stream: AsyncRoutedStream, background: BackgroundLoop) -> None:
-        self._stream = stream
-        self._background = background
-        self._pump = Pump(background, stream)
-
-    @property
-    def routing(self) -> Decision:
-        """The decision as it stands now; final once the stream has ended."""
-        return self._stream.routing
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> ChatCompletionChunk:
-        try:
-            return next(self._pump)
-        except KeyboardInterrupt:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Stops the stream at the backend. Does no harm when it has ended."""
-        self._pump.stop()
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and the stream with it
-            self._background.run(self._stream.aclose)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self._pump.stop()

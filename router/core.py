@@ -37,15 +37,17 @@ from router.validation import ParsedRequest, parse_request
 
 if TYPE_CHECKING:
     from router.adapter import Adapter
+    from router.driver import Run
     from router.testing.clock import Clock
 
 __all__ = ["Core"]
 
 
 @dataclass(slots=True)
-class _Usage:
-    """Requests under way, per model, and tasks that must not be collected while they run."""
+class _Live:
+    """What is under way: requests, calls per model, and tasks that must not be collected while they run."""
 
+    runs: set[Run] = field(default_factory=set)
     outstanding: Counter[str] = field(default_factory=Counter)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -66,7 +68,7 @@ class Core:
         self._lock = threading.Lock()
         self.closed = False
         self._warm = False
-        self._live = _Usage()
+        self._live = _Live()
         self.health = Health(config.recovery.failure_threshold, config.recovery.cooldown)
         self.retries = RetryBudget(config.recovery.retry_share)
         self.fleet = Fleet(config.models, self._settings)
@@ -172,25 +174,31 @@ class Core:
             self.ledger.record(decision, exchange=Exchange(routing.request.messages, text))
         else:
             self.ledger.record(decision)
-        self.leave(routing)
 
     def write_refusal(self, error: RouterError) -> None:
         """Puts a request that no model may take into the ledger."""
         if error.decision is not None:
             self.ledger.record(error.decision)
 
-    def enter(self, routing: Routing) -> None:
-        """A request begins to use a fleet."""
+    def enter(self, run: Run) -> None:
+        """A request begins to use its fleet."""
         with self._lock:
-            routing.fleet.users += 1
+            if self.closed:
+                raise RouterClosedError
+            run.routing.fleet.users += 1
+            self._live.runs.add(run)
 
-    def leave(self, routing: Routing) -> None:
+    def leave(self, run: Run) -> None:
         """A request is over; a fleet that was replaced ends with its last one."""
+        fleet = run.routing.fleet
         with self._lock:
-            routing.fleet.users -= 1
-            over = routing.fleet is not self.fleet and routing.fleet.users <= 0
+            if run not in self._live.runs:
+                return
+            self._live.runs.discard(run)
+            fleet.users -= 1
+            over = fleet is not self.fleet and fleet.users <= 0
         if over:
-            self._retire(routing.fleet)
+            self._retire(fleet)
 
     def update(self, models: Sequence[Model]) -> None:
         """Replaces the models. Requests in flight end on those they began with.
@@ -228,13 +236,18 @@ class Core:
             self.keep(loop.create_task(_close_all(gone)))
 
     async def aclose(self) -> None:
-        """Stops everything that runs on this loop, writes the ledger and frees the models. Idempotent."""
+        """Ends every request, writes the ledger and frees the models. Idempotent."""
         with self._lock:
             self.closed = True
+            runs = list(self._live.runs)
+        for run in runs:
+            run.stop()
         here = asyncio.get_running_loop()
-        tasks = [task for task in self._live.tasks if task.get_loop() is here]
-        for task in tasks:
-            task.cancel()
+        tasks = [
+            task
+            for task in self._live.tasks
+            if task.get_loop() is here and task is not asyncio.current_task()
+        ]
         await asyncio.gather(*tasks, return_exceptions=True)
         await _close_all(self.fleet.adapters())
         await asyncio.to_thread(self.ledger.close)
@@ -242,7 +255,7 @@ class Core:
     def after_fork(self) -> None:
         """In a child process: what belonged to the parent's threads is forgotten."""
         self._lock = threading.Lock()
-        self._live = _Usage()
+        self._live = _Live()
         self.health.after_fork()
         self.retries.after_fork()
         self.fleet.after_fork()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
@@ -24,6 +25,7 @@ from router.errors import (
     ModelProtocolError,
     ModelTimeoutError,
     OverloadedError,
+    RouterClosedError,
     RouterError,
 )
 from router.learning import Sample
@@ -83,6 +85,9 @@ class Run:
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = math.inf
         self._written = False
+        self.stopped = False
+        #: Who waits for the next chunk of the answer's stream, if somebody does.
+        self.reader: asyncio.Task[object] | None = None
 
     async def drive(self) -> LiveAttempt:
         """Runs attempts until one is decided: answered, or a stream's first visible token is there.
@@ -107,6 +112,34 @@ class Run:
 
     def _now(self) -> float:
         return self.core.now()
+
+    def stop(self) -> None:
+        """Ends the request because its router is closed. From any thread."""
+        with contextlib.suppress(RuntimeError):  # its loop is closed, and the request with it
+            self._loop.call_soon_threadsafe(self._stop_here)
+
+    def _stop_here(self) -> None:
+        self.stopped = True
+        if not self._outcome.done():
+            self._outcome.set_exception(RouterClosedError("the router was closed while this request ran"))
+            self._do(self.machine.cancelled(self._now()))
+        elif self.reader is not None:
+            self.reader.cancel()
+        elif self.winner is not None and self.winner.outcome == "running":
+            self.core.keep(self._loop.create_task(self.abandon(self.winner)))
+
+    def drop(self, attempt: LiveAttempt) -> None:
+        """Nobody holds the stream of this attempt any more. On its loop."""
+        if attempt.outcome == "running":
+            self.core.keep(self._loop.create_task(self.abandon(attempt)))
+
+    async def abandon(self, attempt: LiveAttempt, text: str = "") -> None:
+        """Ends an answer that nobody will read to its end."""
+        attempt.outcome = "cancelled"
+        if attempt.source is not None:
+            with contextlib.suppress(ModelError, RuntimeError):  # it may be running at this very moment
+                await attempt.source.aclose()
+        await self.finish(attempt, text)
 
     # --- the machine's actions ---
 
@@ -355,6 +388,7 @@ class Run:
         if not self._written:
             self._written = True
             self.core.write_down(self.routing, self.decision(), text)
+            self.core.leave(self)
 
     async def settle(self, attempt: LiveAttempt) -> None:
         """Replaces the money set aside by what was really spent; committed when this returns."""

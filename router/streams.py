@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from router.background import BackgroundLoop, Pump
 from router.decision import Decision, Outcome
 from router.errors import DeadlineExceededError, ModelError, RouterClosedError, StreamInterruptedError
 from router.usage import Usage, read_usage
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
     from router.driver import LiveAttempt, Run
 
-__all__ = ["AsyncRoutedStream"]
+__all__ = ["AsyncRoutedStream", "RoutedStream"]
+
+_CLOSED = "the router was closed while this stream was read"
 
 
 class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
@@ -38,7 +41,6 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
         self._text: list[str] = []
         self._over = False
         self._expired = False
-        self._reader: asyncio.Task[object] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._wants_usage = run.routing.request.include_usage
         left = run.routing.deadline_at - run.core.now()
@@ -76,10 +78,12 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
         if self._attempt.exhausted:
             await self._end("succeeded")
             raise StopAsyncIteration
-        self._reader = reader = asyncio.current_task()
+        self._run.reader = reader = asyncio.current_task()
         try:
             return await source.__anext__()
         except StopAsyncIteration:
+            if self._run.stopped:
+                raise RouterClosedError(_CLOSED) from None
             await self._end("succeeded")
             raise
         except ModelError as error:
@@ -89,11 +93,12 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
             raise self._interrupted(error) from error
         except asyncio.CancelledError:
             await self._end("cancelled")
-            if self._expired and reader is not None and reader.uncancel() <= 0:
+            if (self._expired or self._run.stopped) and reader is not None and reader.uncancel() <= 0:
                 self._check_deadline()
+                raise RouterClosedError(_CLOSED) from None
             raise  # the caller was cancelled
         finally:
-            self._reader = None
+            self._run.reader = None
 
     def _interrupted(self, error: ModelError) -> StreamInterruptedError:
         text = "".join(self._text)
@@ -116,8 +121,8 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
         if self._over:
             return
         self._expired = True
-        if self._reader is not None:
-            self._reader.cancel()
+        if self._run.reader is not None:
+            self._run.reader.cancel()
         else:
             self._run.core.keep(self._loop.create_task(self._end("cancelled")))
 
@@ -163,17 +168,45 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
         if self._over or self._loop.is_closed():
             return
         with contextlib.suppress(RuntimeError):  # the loop may close this very moment
-            self._loop.call_soon_threadsafe(_end_dropped, self._run, self._attempt)
+            self._loop.call_soon_threadsafe(self._run.drop, self._attempt)
 
 
-def _end_dropped(run: Run, attempt: LiveAttempt) -> None:
-    """Ends the attempt of a stream that nobody holds any more."""
+class RoutedStream(Iterator["ChatCompletionChunk"]):
+    """An answer in chunks, for synchronous code. As `AsyncRoutedStream`."""
 
-    async def end() -> None:
-        attempt.outcome = "cancelled"
-        if attempt.source is not None:
-            with contextlib.suppress(ModelError, RuntimeError, RouterClosedError):
-                await attempt.source.aclose()
-        await run.finish(attempt)
+    def __init__(self, stream: AsyncRoutedStream, background: BackgroundLoop) -> None:
+        self._stream = stream
+        self._background = background
+        self._pump = Pump(background, stream)
 
-    run.core.keep(asyncio.get_running_loop().create_task(end()))
+    @property
+    def routing(self) -> Decision:
+        """The decision as it stands now; final once the stream has ended."""
+        return self._stream.routing
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> ChatCompletionChunk:
+        try:
+            return next(self._pump)
+        except KeyboardInterrupt:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Stops the stream at the backend. Does no harm when it has ended."""
+        self._pump.stop()
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and the stream with it
+            self._background.run(self._stream.aclose)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self._pump.stop()

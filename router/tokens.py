@@ -94,9 +94,25 @@ def count_text(text: str) -> int:
     Raises:
         RuntimeError: if the shipped vocabulary cannot be read.
     """
+    if len(text) < _WORTH_KEEPING:
+        return len(encoding().encode_ordinary(text))
+    # The text itself is not kept: prompts may be private. Python's own hash is keyed anew in every process
+    # and remembered by the string; two texts of one length that share 64 bits of it would share a count.
+    key = (len(text), hash(text))
+    with _lock:
+        known = _kept.get(key)
+        if known is not None:
+            _kept.move_to_end(key)
+            return known
     if len(text) <= PIECE:
-        return _count_piece(text)
-    return sum(_count_piece(piece) for piece in _pieces(text))
+        count = len(encoding().encode_ordinary(text))
+    else:
+        count = sum(count_text(piece) for piece in _pieces(text))
+    with _lock:
+        _kept[key] = count
+        if len(_kept) > _MOST_KEPT:
+            _kept.popitem(last=False)
+    return count
 
 
 def count_request(
@@ -161,25 +177,6 @@ def is_long(messages: Sequence[JSONObject], tools: Sequence[object] | None = Non
 def warm() -> None:
     """Loads the vocabulary now rather than with the first text: some 0.15 s of CPU. Idempotent."""
     encoding()
-
-
-def _count_piece(text: str) -> int:
-    if len(text) < _WORTH_KEEPING:
-        return len(encoding().encode_ordinary(text))
-    # The text itself is not kept: prompts may be private. Python's own hash is keyed anew in every process
-    # and remembered by the string; two texts of one length that share 64 bits of it would share a count.
-    key = (len(text), hash(text))
-    with _lock:
-        known = _kept.get(key)
-        if known is not None:
-            _kept.move_to_end(key)
-            return known
-    count = len(encoding().encode_ordinary(text))
-    with _lock:
-        _kept[key] = count
-        if len(_kept) > _MOST_KEPT:
-            _kept.popitem(last=False)
-    return count
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -1,0 +1,49 @@
+"""The way of one request, from its arguments to its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from router.deciding import explore
+from router.driver import Run
+from router.errors import NoEligibleModelError
+from router.streams import AsyncRoutedStream
+from router.validation import parse_request
+
+if TYPE_CHECKING:
+    from router.completion import RoutedCompletion
+    from router.core import Core
+
+__all__ = ["answer"]
+
+
+async def answer(core: Core, arguments: Mapping[str, object]) -> RoutedCompletion | AsyncRoutedStream:
+    """Checks, decides, carries out, books. What both faces call."""
+    if not core.is_warm:
+        await asyncio.to_thread(core.warm)
+    from router.completion import RoutedCompletion
+    from router.tokens import is_long
+
+    parsed = parse_request(arguments)
+    try:
+        if is_long(parsed.request.messages):
+            routing = await asyncio.to_thread(core.choose, parsed)
+        else:
+            routing = core.choose(parsed)
+    except NoEligibleModelError as error:
+        core.write_refusal(error)
+        raise
+    explore(core, routing)
+    run = Run(core, routing, core.machine(routing))
+    core.enter(run)
+    winner = await run.drive()
+    if parsed.request.stream:
+        return AsyncRoutedStream(run, winner)
+    completion = winner.completion
+    if completion is None:  # pragma: no cover - the machine promotes no answer that is not there
+        raise AssertionError("an attempt succeeded without an answer")
+    text = completion.choices[0].message.content or ""
+    await run.finish(winner, text)
+    return RoutedCompletion.of(completion, run.decision())
