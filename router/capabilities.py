@@ -1,12 +1,12 @@
 """What a request can need and a model can lack.
 
 A capability is a word; a request's needs and a model's capabilities are sets of them. What every chat model
-has (text in, text out, `temperature`, `top_p`, `stop`, a token limit) is no capability.
+has (text in, text out, `stop`, a token limit) is no capability.
 """
 
 from __future__ import annotations
 
-__all__ = ["CAPABILITIES"]
+__all__ = ["ASSUMED", "CAPABILITIES", "with_assumed"]
 
 CAPABILITIES: dict[str, str] = {
     "tools": "tool definitions, and answers that call them",
@@ -20,6 +20,7 @@ CAPABILITIES: dict[str, str] = {
     "files": "files in messages",
     "logprobs": "log probabilities",
     "n>1": "several choices",
+    "sampling": "temperature and top_p other than 1",
     "seed": "a seed",
     "penalties": "frequency_penalty and presence_penalty",
     "logit_bias": "logit_bias",
@@ -29,3 +30,11 @@ CAPABILITIES: dict[str, str] = {
     "extras": "extra_headers, extra_query, extra_body and fields only some hosts know",
 }
 """Every capability, with what it stands for."""
+
+ASSUMED = frozenset({"sampling"})
+"""What a model has unless its row says otherwise: an app that declares capabilities need not name it."""
+
+
+def with_assumed(declared: frozenset[str] | None) -> frozenset[str] | None:
+    """Declared capabilities with the assumed ones; None stays unknown."""
+    return None if declared is None else declared | ASSUMED

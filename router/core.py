@@ -242,6 +242,7 @@ class Core:
             runs = list(self._live.runs)
         for run in runs:
             run.stop()
+        await asyncio.sleep(0)  # lets them begin to end
         here = asyncio.get_running_loop()
         tasks = [
             task

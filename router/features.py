@@ -22,14 +22,13 @@ _NEEDED_BY_FIELD: dict[str, str] = {
     "prediction": "prediction",
     "web_search_options": "web_search",
     "audio": "audio",
-    "function_call": "tools",
     "verbosity": "extras",
     "moderation": "extras",
 }
 
 #: Fields that need nothing when they are off (`logprobs=False`, a penalty of 0).
 _OFF_WHEN_FALSY = frozenset(
-    {"functions", "logprobs", "top_logprobs", "frequency_penalty", "presence_penalty"}
+    {"functions", "logprobs", "top_logprobs", "frequency_penalty", "presence_penalty", "logit_bias"}
 )
 
 _NEEDED_BY_PART: dict[str, str] = {"image_url": "vision", "input_audio": "audio", "file": "files"}
@@ -71,6 +70,7 @@ def _tools(value: object) -> set[str]:
 
 
 def _tool_choice(value: object) -> set[str]:
+    """Of `tool_choice` and of its forerunner `function_call`."""
     return set() if value in ("auto", "none") else {"tool_choice"}
 
 
@@ -87,9 +87,16 @@ def _modalities(value: object) -> set[str]:
     return {"audio"} if isinstance(value, list) and "audio" in value else set()
 
 
+def _sampling(value: object) -> set[str]:
+    return set() if value == 1 else {"sampling"}
+
+
 _SPECIAL = {
+    "temperature": _sampling,
+    "top_p": _sampling,
     "tools": _tools,
     "tool_choice": _tool_choice,
+    "function_call": _tool_choice,
     "response_format": _response_format,
     "n": _n,
     "modalities": _modalities,

@@ -154,6 +154,11 @@ class Ranked(Ranking):
             notes.append("context window: unknown")
         if profile.capabilities is None:
             notes.append("capabilities: unknown")
+        notes += [
+            f"{key}: {profile.notes[key]}"
+            for key in ("retired", "deprecated", "file")
+            if key in profile.notes
+        ]
         if place in self._late:
             notes.append("deadline: expected to be late")
         return tuple(notes)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, PrivateAttr
 
 from router.adapter import AdapterSettings, Call, Load
+from router.capabilities import with_assumed
 from router.config import Seconds
 from router.declared import Declared
 from router.errors import ModelError
@@ -144,7 +145,7 @@ class ScriptedModel(Model):
             price=price,
             context_window=self.context_window,
             max_output=self.max_output,
-            capabilities=self.capabilities,
+            capabilities=with_assumed(self.capabilities),
             languages=self.languages,
             licence=self.licence,
             quality=self.quality_table,
@@ -266,7 +267,7 @@ def _completion(name: str, number: int, request: ChatRequest, step: Step) -> Cha
     )
 
 
-def _chunks(name: str, number: int, request: ChatRequest, step: Step) -> Sequence[ChatCompletionChunk]:
+def _chunks(name: str, number: int, request: ChatRequest, step: Step) -> Iterator[ChatCompletionChunk]:
     from openai.types.chat import ChatCompletionChunk
 
     def chunk(choices: list[object], usage: dict[str, object] | None = None) -> ChatCompletionChunk:
@@ -282,11 +283,11 @@ def _chunks(name: str, number: int, request: ChatRequest, step: Step) -> Sequenc
     def delta(fields: dict[str, object], finish_reason: str | None = None) -> list[object]:
         return [{"index": 0, "delta": fields, "finish_reason": finish_reason}]
 
-    chunks = [chunk(delta({"role": "assistant", "content": ""}))]
-    chunks += [chunk(delta({"content": word})) for word in step.words]
+    yield chunk(delta({"role": "assistant", "content": ""}))
+    for word in step.words:
+        yield chunk(delta({"content": word}))
     for place, call in enumerate(step.tool_calls):
-        chunks.append(chunk(delta({"tool_calls": [{"index": place, **call}]})))
-    chunks.append(chunk(delta({}, step.finish_reason)))
+        yield chunk(delta({"tool_calls": [{"index": place, **call}]}))
+    yield chunk(delta({}, step.finish_reason))
     if step.usage:
-        chunks.append(chunk([], _usage(request, step)))
-    return chunks
+        yield chunk([], _usage(request, step))
