@@ -31,7 +31,7 @@ from router.validation import ParsedRequest
 if TYPE_CHECKING:
     from router.core import Core
 
-__all__ = ["choose", "explore"]
+__all__ = ["choose", "explore", "situation_of"]
 
 #: A model with fewer answers than this is "little known of": exploration may pick it.
 KNOWN_AFTER = 20
@@ -50,7 +50,7 @@ def choose(core: Core, parsed: ParsedRequest) -> Routing:
     fleet, now = core.fleet, core.now()
     rules = _rules(core, parsed, fleet)
     features = _features(parsed, rules)
-    ranked = rank(fleet, features, rules, _situation(core, fleet, features))
+    ranked = rank(fleet, features, rules, situation_of(core, fleet, features))
     routing = Routing(
         id=uuid.uuid4().hex,
         at=core.wall(),
@@ -89,7 +89,6 @@ def _rules(core: Core, parsed: ParsedRequest, fleet: Fleet) -> Rules:
         models=options.models,
         exclude=options.exclude,
         pinned=pinned,
-        has_budget=bool(core.config.budget),
     )
 
 
@@ -108,7 +107,7 @@ def _features(parsed: ParsedRequest, rules: Rules) -> Features:
     )
 
 
-def _situation(core: Core, fleet: Fleet, features: Features) -> Situation:
+def situation_of(core: Core, fleet: Fleet, features: Features) -> Situation:
     now = core.now()
     waits: dict[int, float] = {}
     for place in fleet.asked:

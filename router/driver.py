@@ -56,7 +56,7 @@ class LiveAttempt:
     usage: Usage | None = None
     usage_is_reported: bool = False
     cost: Decimal | None = None
-    reserved: bool = False
+    reserved: Decimal | None = None
     limited: bool = False
     booked: bool = False
     completion: ChatCompletion | None = None
@@ -268,10 +268,10 @@ class Run:
             refusal = await core.ledger.areserve(self._key(attempt), name, routing.features.task, usd)
             if refusal is not None:
                 attempt.outcome = "refused"
-                attempt.error = ModelError(f"budget: {refusal}", model=name)
+                attempt.error = ModelError(str(refusal), model=name)
                 self._do(self.machine.refused(attempt.number, math.inf, self._now()))
                 return False
-            attempt.reserved = True
+            attempt.reserved = usd
         core.health.starts(name, self._now())
         core.leave_for(name)
         attempt.begun_at = None
@@ -337,7 +337,7 @@ class Run:
         if attempt.limited:
             self.core.limiters[name].release()
         if attempt.outcome == "succeeded":
-            self.core.health.succeeded(name)
+            self.core.health.succeeded(name, now)
         elif attempt.outcome == "cancelled":
             self.core.health.released(name)
         begun = attempt.begun_at if attempt.begun_at is not None else attempt.started_at
@@ -392,9 +392,10 @@ class Run:
 
     async def settle(self, attempt: LiveAttempt) -> None:
         """Replaces the money set aside by what was really spent; committed when this returns."""
-        if attempt.reserved:
-            attempt.reserved = False
-            await self.core.ledger.asettle(self._key(attempt), attempt.cost)
+        if attempt.reserved is not None:
+            usd = attempt.reserved if attempt.cost is None else attempt.cost
+            attempt.reserved = None
+            await self.core.ledger.asettle(self._key(attempt), usd)
 
     def learn(self, attempt: LiveAttempt) -> None:
         """Tells what an answered attempt showed of its model."""

@@ -1,0 +1,279 @@
+"""Every transaction of the ledger: money in groups, rows in batches, the upkeep of what others left behind.
+
+The clerk belongs to the writer's thread. Whatever the file does (full disk, locked, damaged, gone), its
+methods return and say so: rows are dropped and counted, money that cannot be checked is refused, and money
+that was spent but could not be booked is owed: it keeps its reservation and is booked when that works again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+import uuid
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from router.errors import ConfigurationError
+from router.ledger.books import Books, Snapshot
+from router.ledger.money import Refusal, clean, hour_of, to_units, to_usd
+from router.ledger.operations import Reserve, Settle, Visit
+from router.ledger.owners import Owner, reap, release
+from router.ledger.rows import Exchange, Feedback, attempt_money, attempt_rows, decision_row, text_row
+
+if TYPE_CHECKING:
+    from router.config import Budget
+    from router.decision import Decision
+
+__all__ = ["Clerk", "Row"]
+
+_log = logging.getLogger("router.ledger")
+_T = TypeVar("_T")
+
+Row: TypeAlias = "tuple[Decision, Exchange | None] | Feedback"
+
+#: Rows encoded at a stretch. Encoding holds the interpreter's lock, inserting gives it back after each row;
+#: short stretches keep event loops responsive.
+STRETCH = 32
+#: Decisions kept in memory when there is no file.
+MOST_IN_MEMORY = 10_000
+
+_INSERT_DECISION = "INSERT OR REPLACE INTO decisions VALUES (" + "?, " * 18 + "?)"
+_INSERT_ATTEMPT = "INSERT OR REPLACE INTO attempts VALUES (" + "?, " * 12 + "?)"
+_INSERT_TEXT = "INSERT OR REPLACE INTO texts VALUES (?, ?, ?)"
+_INSERT_FEEDBACK = "INSERT INTO feedback (decision_id, score, at) VALUES (?, ?, ?)"
+_FAILURES = (sqlite3.Error, ConfigurationError)
+
+
+class Clerk:
+    """Owns the connection and the books.
+
+    Attributes:
+        snapshot: What the budgets had left after the last transaction.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], sqlite3.Connection],
+        budgets: Sequence[Budget],
+        *,
+        shared: bool,
+        wall: Callable[[], float],
+        connection: sqlite3.Connection | None = None,
+    ) -> None:
+        """Does nothing yet.
+
+        Args:
+            connect: Opens the connection, on the writer's thread, unless one is given.
+            budgets: All that must be kept.
+            shared: Whether other processes may use the same file.
+            wall: The Unix time in seconds.
+            connection: One that is open already.
+        """
+        self._connect = connect
+        self._budgets = budgets
+        self._shared = shared
+        self._wall = wall
+        self._name = uuid.uuid4().hex
+        self._connection = connection
+        self._books: Books | None = None
+        self._signed = False
+        self._owed: dict[str, Settle] = {}
+        self._complained = False
+        self.snapshot: Snapshot = ()
+
+    @property
+    def owes(self) -> bool:
+        """Whether money was spent that could not be booked yet."""
+        return bool(self._owed)
+
+    def group(self, operations: Sequence[Reserve | Settle]) -> list[Refusal | bool | None]:
+        """Reserves and settles in one transaction; the answers, in order, once it is committed."""
+        try:
+            answers = self._commit(lambda books: self._money(books, operations))
+        except Exception as error:  # noqa: BLE001 - everybody who waits gets an answer, and it is no
+            self._complain(error, "reserves nothing and owes what was spent")
+            return [self._fail(operation, error) for operation in operations]
+        self._owed.clear()
+        self._signed = True
+        return answers
+
+    def rows(self, batch: Sequence[Row]) -> int:
+        """Writes rows in one transaction. Returns how many were dropped."""
+        try:
+            self._commit(lambda books: self._insert(books, batch))
+        except (sqlite3.OperationalError, ConfigurationError) as error:
+            self._complain(error, "drops decisions")
+            return len(batch)
+        except Exception as error:  # noqa: BLE001 - an odd row must not take the others with it
+            if len(batch) > 1:
+                return sum(self.rows([row]) for row in batch)
+            _log.warning("the ledger cannot write a row: %s", type(error).__name__)
+            return 1
+        return 0
+
+    def look(self) -> None:
+        """Reads what other processes booked, and tries again to book what is owed."""
+        if self._owed:
+            self.group(())
+            return
+        try:
+            _, books = self._open()
+            books.catch_up(self._hour())
+            self.snapshot = books.snapshot()
+        except _FAILURES as error:
+            self._complain(error, "cannot be read")
+
+    def upkeep(self) -> None:
+        """Frees what dead processes had reserved, and says that this one still lives."""
+        if not self._shared:
+            return
+        try:
+            connection, _ = self._open()
+            try:
+                reap(connection, self._wall(), but=self._name)
+            finally:
+                self._roll_back(connection)
+            if self._signed:
+                self._commit(lambda _: self._sign(connection))
+        except _FAILURES as error:
+            self._complain(error, "cannot be kept up")
+
+    def visit(self, visit: Visit) -> None:
+        """Runs a piece of work on the connection and keeps its result or its error."""
+        try:
+            result = visit.work(self._open()[0]) if visit.work is not None else None
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the one who waits
+            visit.future.set_exception(error)
+        else:
+            visit.future.set_result(result)
+
+    def close(self) -> None:
+        """Frees this writer's reservations and closes the connection."""
+        if self._owed:
+            self.group(())
+        if self._owed:
+            owed = to_usd(sum(settle.units or 0 for settle in self._owed.values()))
+            _log.error("the ledger is closed with %s USD spent and not booked", owed)
+        connection = self._connection
+        if connection is None:
+            return
+        with contextlib.suppress(*_FAILURES):
+            if self._signed:
+                self._commit(lambda _: release(connection, self._name))
+        with contextlib.suppress(sqlite3.Error):
+            connection.close()
+
+    def _open(self) -> tuple[sqlite3.Connection, Books]:
+        if self._connection is None:
+            self._connection = self._connect()
+        if self._books is None:
+            self._books = Books(self._connection, self._budgets, self._name)
+        return self._connection, self._books
+
+    def _hour(self) -> int:
+        return hour_of(self._wall())
+
+    def _commit(self, work: Callable[[Books], _T]) -> _T:
+        connection, books = self._open()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            books.catch_up(self._hour())
+            result = work(books)
+            books.write()
+            connection.execute("COMMIT")
+        except BaseException:
+            books.forget()
+            self._roll_back(connection)
+            raise
+        books.confirm()
+        self.snapshot = books.snapshot()
+        self._complained = False
+        return result
+
+    @staticmethod
+    def _roll_back(connection: sqlite3.Connection) -> None:
+        if connection.in_transaction:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+
+    def _money(self, books: Books, operations: Sequence[Reserve | Settle]) -> list[Refusal | bool | None]:
+        if not self._signed and self._connection is not None:
+            self._sign(self._connection)
+        for settle in self._owed.values():
+            books.settle(settle.key, settle.model, settle.task, settle.units)
+        answers: list[Refusal | bool | None] = []
+        for operation in operations:
+            if isinstance(operation, Reserve):
+                answers.append(books.reserve(operation.key, operation.model, operation.task, operation.units))
+            else:
+                books.settle(operation.key, operation.model, operation.task, operation.units)
+                answers.append(True)
+        return answers
+
+    def _sign(self, connection: sqlite3.Connection) -> None:
+        if self._shared:
+            Owner.here(self._name).sign(connection, self._wall())
+
+    def _fail(self, operation: Reserve | Settle, error: Exception) -> Refusal | bool:
+        if isinstance(operation, Settle):
+            self._owed[operation.key] = operation
+            return False
+        return Refusal(None, Decimal(0), to_usd(operation.units), f"ledger: {error}")
+
+    def _complain(self, error: Exception, what: str) -> None:
+        """Once per outage."""
+        if not self._complained:
+            _log.warning("the ledger %s: %s", what, error)
+        self._complained = True
+
+    def _insert(self, books: Books, batch: Sequence[Row]) -> None:
+        connection = self._open()[0]
+        last = connection.execute("SELECT coalesce(max(n), 0) FROM decisions").fetchone()[0]
+        for start in range(0, len(batch), STRETCH):
+            last = self._insert_some(connection, books, batch[start : start + STRETCH], last)
+        if not self._shared:
+            _trim(connection, last)
+
+    def _insert_some(
+        self, connection: sqlite3.Connection, books: Books, batch: Sequence[Row], last: int
+    ) -> int:
+        decisions, attempts, texts, scores = [], [], [], []
+        for row in batch:
+            if isinstance(row, Feedback):
+                scores.append(row)
+                continue
+            decision, exchange = row
+            last += 1
+            decisions.append(decision_row(last, decision))
+            attempts += attempt_rows(last, decision)
+            if exchange is not None:
+                texts.append(text_row(last, exchange))
+            self._spend(books, decision)
+        for statement, rows in (
+            (_INSERT_DECISION, decisions),
+            (_INSERT_ATTEMPT, attempts),
+            (_INSERT_TEXT, texts),
+            (_INSERT_FEEDBACK, scores),
+        ):
+            if rows:
+                connection.executemany(statement, rows)
+        return last
+
+    def _spend(self, books: Books, decision: Decision) -> None:
+        """Books what no budget covers; what a budget covers is booked when it is settled, and only then."""
+        task = clean(decision.features.task or "")
+        for attempt in decision.attempts:
+            usd, model = attempt_money(attempt), clean(attempt.model)
+            if usd is not None and not any(account.covers(model, task) for account in books.accounts):
+                books.spend(hour_of(decision.at), model, task, to_units(usd))
+
+
+def _trim(connection: sqlite3.Connection, last: int) -> None:
+    oldest = last - MOST_IN_MEMORY
+    if oldest > 0:
+        connection.execute("DELETE FROM decisions WHERE n <= ?", (oldest,))
+        connection.execute("DELETE FROM attempts WHERE decision <= ?", (oldest,))
+        connection.execute("DELETE FROM texts WHERE decision <= ?", (oldest,))
+    connection.execute("DELETE FROM feedback WHERE n <= (SELECT max(n) FROM feedback) - ?", (MOST_IN_MEMORY,))

@@ -1,0 +1,276 @@
+"""The ledger as the rest of the library sees it. Importing it does not import sqlite3."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from router.ledger.desk import Desk, let_go
+from router.ledger.money import Account, Refusal, clean, hour_of, to_units, to_usd
+from router.ledger.process import PROCESS
+from router.ledger.reports import READ_WAITS, Reports
+from router.ledger.rows import Exchange, Feedback
+
+if TYPE_CHECKING:
+    from router.config import Budget
+    from router.decision import Decision
+    from router.ledger.operations import Reserve, Settle
+
+__all__ = ["Ledger"]
+
+
+class _Opening:
+    """A reservation asked for and not settled yet."""
+
+    __slots__ = ("model", "task", "units")
+
+    def __init__(self, model: str, task: str, units: int) -> None:
+        self.model, self.task, self.units = model, task, units
+
+
+class Ledger(Reports):
+    """The durable record of decisions and outcomes, and the books of the budgets.
+
+    Used from any thread and any event loop. Nothing here does I/O on the caller's thread but the
+    constructor and what reads (`decisions`, `spent`, `totals`), `flush` and `close`; an event loop calls
+    those on another thread.
+
+    In a process that was forked it goes on with a connection of its own; what the parent had queued, the
+    parent writes. A ledger in memory is per process: the child's begins empty.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        budgets: Sequence[Budget] = (),
+        *,
+        keep_text: bool = False,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """Opens the file, and creates it where there is none.
+
+        Args:
+            path: An SQLite file, shared by any number of processes of one machine; None: in memory, where
+                the newest 10,000 decisions are kept.
+            budgets: All of them hold.
+            keep_text: Whether prompts and answers are kept; those of private requests never are.
+            wall: The Unix time in seconds; periods of budgets go by it.
+
+        Raises:
+            ConfigurationError: if the file cannot be opened or written, is no ledger, or is of a newer
+                version of this library.
+        """
+        self._budgets = tuple(budgets)
+        self._accounts = [Account.of(budget) for budget in self._budgets]
+        self._path, self._keep_text, self._wall = path, keep_text, wall
+        self._desk = Desk(path, self._budgets, wall)
+        self._open: dict[str, _Opening] = {}
+        self._generation = self._desk.generation
+        # Not at exit: there, all running writers end together. Nor may a collection wait for a thread.
+        weakref.finalize(self, let_go, self._desk).atexit = False
+        if path is not None and budgets:
+            self.flush(timeout=READ_WAITS)  # what is left is known from the beginning
+
+    @property
+    def dropped(self) -> int:
+        """Decisions and scores that this process did not write: too many at once, or the file failed."""
+        return self._desk.dropped
+
+    def record(self, decision: Decision, *, exchange: Exchange | None = None) -> None:
+        """Takes a finished decision; it is written within 200 ms. Never waits and never fails.
+
+        The costs of attempts that no budget covers are booked with it, so that a budget declared later
+        sees them; the others are booked by `settle`, and only by it.
+        """
+        if self._desk.closed:
+            self._desk.drop(1)
+            return
+        if not self._keep_text or decision.features.sensitivity == "private":
+            exchange = None
+        self._desk.writer().add((decision, exchange))
+
+    def feedback(self, decision_id: str, score: float, at: float) -> None:
+        """Takes a score (0 to 1) for a decision's answer, given at a Unix time. The newest counts.
+
+        Raises:
+            ValueError: if the score or the time is not finite.
+        """
+        if not (math.isfinite(score) and math.isfinite(at)):
+            raise ValueError(f"score = {score}, at = {at}: a score and its time are finite numbers")
+        if self._desk.closed:
+            self._desk.drop(1)
+            return
+        self._desk.writer().add(Feedback(clean(decision_id), float(score), float(at)))
+
+    def guards(self, model: str, task: str | None) -> bool:
+        """Whether any budget covers requests of this task to this model."""
+        return any(account.covers(model, task or "") for account in self._accounts)
+
+    def reserve(
+        self, key: str, model: str, task: str | None, usd: Decimal, done: Callable[[Refusal | None], None]
+    ) -> None:
+        """Sets money aside for one attempt, in every budget that covers it, or in none.
+
+        Args:
+            key: Unique per attempt (`<decision id>/<number>`).
+            model: Whom it is for.
+            task: The request's task.
+            usd: The most that the attempt is expected to cost.
+            done: Called with None once that is committed, or with the refusal: on the writer's thread, or
+                at once on this one if nothing needs to be asked (no budget covers it, or it costs nothing).
+
+        Raises:
+            ValueError: if the amount cannot be booked (negative, no number).
+        """
+        reserve = self._reservation(key, model, task, usd)
+        if reserve is None:
+            done(None)
+            return
+
+        def answered(refusal: Refusal | None) -> None:
+            if refusal is not None:
+                self._open.pop(key, None)
+            done(refusal)
+
+        reserve.done = answered
+        self._submit(reserve)
+
+    def settle(self, key: str, usd: Decimal | None, done: Callable[[bool], None] | None = None) -> None:
+        """Puts what an attempt really cost in the place of what was set aside for it.
+
+        Args:
+            key: As reserved. A key that was never reserved, or is settled already, is passed over.
+            usd: The cost, which may be more than was reserved; None: nothing was spent.
+            done: Called with True once that is committed: from then on no crash loses it. With False if it
+                failed; the ledger then keeps the reservation and tries again until it is closed.
+
+        Raises:
+            ValueError: if the amount cannot be booked (negative, no number).
+        """
+        settle = self._settlement(key, usd)
+        if settle is None:
+            if done is not None:
+                done(True)
+            return
+        if done is not None:
+            settle.done = done
+        self._submit(settle)
+
+    async def areserve(self, key: str, model: str, task: str | None, usd: Decimal) -> Refusal | None:
+        """`reserve`, awaited. If the waiting task is cancelled, nothing stays reserved."""
+        reserve = self._reservation(key, model, task, usd)
+        if reserve is None:
+            return None
+        future: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
+        reserve.done = future
+        self._submit(reserve)
+        try:
+            refusal = await future
+        except asyncio.CancelledError:
+            self.settle(key, None)
+            raise
+        if refusal is not None:
+            self._open.pop(key, None)
+        return refusal
+
+    async def asettle(self, key: str, usd: Decimal | None) -> bool:
+        """`settle`, awaited. If the waiting task is cancelled, it is settled all the same."""
+        settle = self._settlement(key, usd)
+        if settle is None:
+            return True
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        settle.done = future
+        self._submit(settle)
+        return await future
+
+    def left(self, budget: Budget) -> Decimal:
+        """USD that a budget has left in the period that runs, without I/O.
+
+        As of the last commit of this process, and at most about a second old as to other processes; only
+        `reserve` knows for certain.
+
+        Raises:
+            ValueError: if the ledger was not built with this budget.
+        """
+        return to_usd(self._left(self._budgets.index(budget)))
+
+    def room(self, model: str, task: str | None) -> Decimal | None:
+        """USD left, as by `left`, in the budget that has least among those that cover such a request.
+
+        None if no budget covers it.
+        """
+        lefts = [
+            self._left(place)
+            for place, account in enumerate(self._accounts)
+            if account.covers(model, task or "")
+        ]
+        return to_usd(min(lefts)) if lefts else None
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Waits until all that was queued is written (or dropped). Returns whether that was in time (s)."""
+        from router.errors import RouterClosedError
+
+        if self._desk.closed:
+            return True
+        try:
+            self._visit(None, timeout)
+        except (TimeoutError, RouterClosedError):
+            return False
+        return True
+
+    def close(self, timeout: float = 2.0) -> bool:
+        """Writes all that is queued, frees what is still reserved and closes the file. May be called twice.
+
+        Returns whether that was done in time (s). What comes afterwards is refused, or dropped and counted.
+        """
+        self._desk.closed = True
+        writer = self._desk.known_writer()
+        if writer is None:
+            return True
+        writer.stop()
+        return writer.join(timeout)
+
+    def _left(self, place: int) -> int:
+        writer = self._desk.known_writer()
+        snapshot = writer.snapshot if writer is not None else ()
+        if snapshot:
+            start, end, left = snapshot[place]
+            if start <= hour_of(self._wall()) < end:
+                return left
+        return self._accounts[place].limit  # a new period, or nothing was ever booked here
+
+    def _reservation(self, key: str, model: str, task: str | None, usd: Decimal) -> Reserve | None:
+        """What to ask the writer for; None if there is nothing to ask."""
+        from router.ledger.operations import Reserve, ignore
+
+        units = to_units(usd)
+        if not self.guards(model, task):
+            return None
+        self._forget_the_parents()
+        if key in self._open:
+            raise ValueError(f"{key!r} has a reservation already")
+        opening = self._open[key] = _Opening(clean(model), clean(task or ""), units)
+        return Reserve(key, opening.model, opening.task, units, ignore) if units else None
+
+    def _settlement(self, key: str, usd: Decimal | None) -> Settle | None:
+        """What to ask the writer for; None if there is nothing to settle."""
+        from router.ledger.operations import Settle, ignore
+
+        units = None if usd is None else to_units(usd)
+        self._forget_the_parents()
+        opening = self._open.pop(key, None)
+        if opening is None or not (opening.units or units):
+            return None
+        return Settle(key, opening.model, opening.task, units, ignore)
+
+    def _forget_the_parents(self) -> None:
+        """After a fork: the parent settles what it reserved."""
+        if self._generation != PROCESS.generation:
+            self._generation = PROCESS.generation
+            self._open = {}

@@ -1,0 +1,234 @@
+"""Decisions as rows: how they are written, and what they look like when they are read again.
+
+Encoding runs on the writer's thread. A text that a request brought (its messages, its answer, the words of
+an error that may quote them) is kept only where the caller and the request's privacy allow it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, NamedTuple
+
+from router.ledger.money import clean
+
+if TYPE_CHECKING:
+    from router.decision import Attempt, Candidate, Decision
+    from router.errors import ModelError
+    from router.request import JSONObject
+
+__all__ = [
+    "AttemptRow",
+    "CandidateRow",
+    "DecisionRow",
+    "Exchange",
+    "Feedback",
+    "attempt_rows",
+    "decision_row",
+]
+
+#: Candidates of one decision that are kept, best first.
+MOST_CANDIDATES = 32
+#: Characters of an error's text that are kept.
+MOST_ERROR = 300
+#: Error codes are words; a "code" with other characters in it could be anything.
+_CODE = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+
+_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What was asked and answered; kept only with `keep_text=True`, and never of a private request.
+
+    Attributes:
+        messages: The request's messages.
+        answer: The answer's text; None if there was none.
+    """
+
+    messages: Sequence[JSONObject]
+    answer: str | None = None
+
+
+class Feedback(NamedTuple):
+    """A score that somebody gave to a decision's answer."""
+
+    decision_id: str
+    score: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateRow:
+    """A candidate as it was ranked; the fields are those of `router.Decision.ranking`."""
+
+    model: str
+    cost: float | None
+    ttft: float | None
+    latency: float | None
+    quality: float | None
+    utility: float | None
+    rejected_because: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """An attempt; the fields are those of `router.decision.Attempt`, the error as text."""
+
+    model: str
+    outcome: str
+    ttft: float | None
+    duration: float | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+    cost: Decimal | None
+    cost_source: str | None
+    error: str | None
+    hedge: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRow:
+    """A decision as it was recorded.
+
+    Attributes:
+        ranking: The first 32 candidates: the eligible, best first, then the rejected.
+        ranking_more: How many more there were.
+        score: The newest feedback; None if there is none.
+        exchange: What was asked and answered, if that was kept.
+
+    The other fields are those of `router.Decision` and of its features.
+    """
+
+    id: str
+    at: float
+    task: str | None
+    session: str | None
+    language: str | None
+    tags: Mapping[str, str]
+    model: str | None
+    reason: str
+    notes: tuple[str, ...]
+    prompt_tokens: int
+    expected_output_tokens: float
+    max_output_tokens: int | None
+    needs: frozenset[str]
+    sensitivity: str
+    stream: bool
+    ranking: tuple[CandidateRow, ...]
+    ranking_more: int
+    cost: Decimal | None
+    score: float | None
+    attempts: tuple[AttemptRow, ...]
+    exchange: Exchange | None
+
+
+def decision_row(n: int, decision: Decision) -> tuple[object, ...]:
+    """The columns of `decisions`, in the order of the table."""
+    features = decision.features
+    ranking = decision.ranking
+    tags, notes, needs = decision.tags, decision.notes, features.needs
+    return (
+        n,
+        clean(decision.id),
+        decision.at,
+        _text(features.task),
+        _text(features.session),
+        _text(features.language),
+        _json(dict(tags)) if tags else "{}",
+        _text(decision.model),
+        clean(decision.reason),
+        _json(notes) if notes else "[]",
+        features.prompt_tokens,
+        features.expected_output_tokens,
+        features.max_output_tokens,
+        _json(sorted(needs)) if needs else "[]",
+        features.sensitivity,
+        features.stream,
+        _json([_candidate(candidate) for candidate in ranking[:MOST_CANDIDATES]]),
+        max(0, len(ranking) - MOST_CANDIDATES),
+        _money(decision.cost),
+    )
+
+
+def attempt_rows(n: int, decision: Decision) -> list[tuple[object, ...]]:
+    """The columns of `attempts`, in the order of the table."""
+    private = decision.features.sensitivity == "private"
+    return [
+        (
+            n,
+            place,
+            clean(attempt.model),
+            attempt.outcome,
+            attempt.ttft,
+            attempt.duration,
+            attempt.prompt_tokens,
+            attempt.completion_tokens,
+            attempt.cached_tokens,
+            _money(attempt.cost),
+            attempt.cost_source,
+            _error(attempt.error, private=private) if attempt.error is not None else None,
+            attempt.hedge,
+        )
+        for place, attempt in enumerate(decision.attempts)
+    ]
+
+
+def text_row(n: int, exchange: Exchange) -> tuple[object, ...]:
+    """The columns of `texts`."""
+    return n, _json([dict(message) for message in exchange.messages]), _text(exchange.answer)
+
+
+def to_decimal(text: str | None) -> Decimal | None:
+    """Money as it was written."""
+    return None if text is None else Decimal(text)
+
+
+def _candidate(candidate: Candidate) -> tuple[object, ...]:
+    return (
+        candidate.model,
+        _finite(candidate.cost),
+        _finite(candidate.ttft),
+        _finite(candidate.latency),
+        _finite(candidate.quality),
+        _finite(candidate.utility),
+        candidate.rejected_because,
+    )
+
+
+def _finite(number: float | None) -> float | None:
+    """JSON has no infinity and no NaN."""
+    return number if number is None or math.isfinite(number) else None
+
+
+def _text(text: str | None) -> str | None:
+    return None if text is None else clean(text)
+
+
+def _money(usd: Decimal | None) -> str | None:
+    return None if usd is None or not usd.is_finite() else format(usd, "f")
+
+
+def _error(error: ModelError, *, private: bool) -> str:
+    """What went wrong, by the error's type; with its words only if they cannot quote a private prompt."""
+    kind = type(error).__name__
+    if not private:
+        return clean(f"{kind}: {error}"[:MOST_ERROR])
+    status, code = getattr(error, "status_code", None), getattr(error, "code", None)
+    parts = [kind]
+    if isinstance(status, int):
+        parts.append(str(status))
+    if isinstance(code, str) and _CODE.fullmatch(code):
+        parts.append(code)
+    return " ".join(parts)
+
+
+def attempt_money(attempt: Attempt) -> Decimal | None:
+    """What an attempt cost, if it can be booked."""
+    cost = attempt.cost
+    return cost if cost is not None and cost.is_finite() and cost > 0 else None

@@ -1,0 +1,198 @@
+"""The ledger's file: its tables, how it is opened, how an older one is brought up to date."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+from router.errors import ConfigurationError
+
+__all__ = ["open_file", "open_memory", "open_reader"]
+
+#: Marks a file as ours (SQLite's application_id): "mmrl" in ASCII.
+APPLICATION_ID = 0x6D6D726C
+#: Seconds to wait for another process's transaction; no more than the end of the interpreter waits for us.
+BUSY_TIMEOUT = 2.0
+
+_FIRST = """
+CREATE TABLE decisions (
+    n INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    at REAL NOT NULL,
+    task TEXT, session TEXT, language TEXT,
+    tags TEXT NOT NULL,
+    model TEXT,
+    reason TEXT NOT NULL,
+    notes TEXT NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    expected_output_tokens REAL NOT NULL,
+    max_output_tokens INTEGER,
+    needs TEXT NOT NULL,
+    sensitivity TEXT NOT NULL,
+    stream INTEGER NOT NULL,
+    ranking TEXT NOT NULL,
+    ranking_more INTEGER NOT NULL,
+    cost TEXT
+);
+CREATE INDEX decisions_at ON decisions (at);
+CREATE TABLE attempts (
+    decision INTEGER NOT NULL,
+    n INTEGER NOT NULL,
+    model TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    ttft REAL, duration REAL,
+    prompt_tokens INTEGER, completion_tokens INTEGER, cached_tokens INTEGER,
+    cost TEXT, cost_source TEXT,
+    error TEXT,
+    hedge INTEGER NOT NULL,
+    PRIMARY KEY (decision, n)
+) WITHOUT ROWID;
+CREATE TABLE texts (decision INTEGER PRIMARY KEY, messages TEXT NOT NULL, answer TEXT);
+CREATE TABLE feedback (
+    n INTEGER PRIMARY KEY, decision_id TEXT NOT NULL, score REAL NOT NULL, at REAL NOT NULL
+);
+CREATE INDEX feedback_decision ON feedback (decision_id);
+CREATE TABLE money (
+    hour INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    model TEXT NOT NULL,
+    task TEXT NOT NULL,
+    usd TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    PRIMARY KEY (hour, owner, model, task)
+) WITHOUT ROWID;
+CREATE INDEX money_seq ON money (seq);
+CREATE TABLE owners (
+    owner TEXT PRIMARY KEY,
+    place TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    started TEXT,
+    beat REAL NOT NULL
+) WITHOUT ROWID;
+"""
+# decisions.n is given by the writer, so that attempts refer to an integer and not to a text id.
+# money: per UTC hour, model and task, what is settled (owner '') and what each living writer has reserved
+# (owner = its name). A writer dies as a whole, so its single reservations need no rows of their own. Rows
+# are only set, never deleted while they are young, and each change takes the next seq: whoever has seen
+# seq s reads what changed since with one short range scan.
+
+#: The scripts that lead from version i to version i + 1; `user_version` says how many were run.
+MIGRATIONS: tuple[str, ...] = (_FIRST,)
+
+
+def open_file(path: Path) -> sqlite3.Connection:
+    """Opens the file for writing, and creates it (mode 0600) or brings it up to date where needed.
+
+    Raises:
+        ConfigurationError: if it cannot be opened or written, is no ledger, or is of a newer version.
+    """
+    try:
+        _create(path)
+        connection = _connect(path.absolute())
+    except (OSError, ValueError, sqlite3.Error) as error:
+        raise _unusable(path, str(error)) from error
+    try:
+        _set_up(connection, path)
+    except sqlite3.Error as error:
+        connection.close()
+        raise _unusable(path, str(error)) from error
+    except ConfigurationError:
+        connection.close()
+        raise
+    return connection
+
+
+def open_memory() -> sqlite3.Connection:
+    """The same tables in memory, gone with the connection."""
+    connection = _connect(":memory:")
+    _migrate(connection)
+    return connection
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A connection that can only read.
+
+    Raises:
+        sqlite3.Error: if the file cannot be opened.
+    """
+    connection = _connect(path.absolute())
+    connection.execute("PRAGMA query_only=ON")
+    return connection
+
+
+def _connect(where: Path | str) -> sqlite3.Connection:
+    # Transactions are begun by hand (isolation_level None). The connection may be opened on one thread and
+    # belong to another one afterwards, but is never used by two.
+    return sqlite3.connect(where, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+
+
+def _create(path: Path) -> None:
+    """Makes a file that only its owner may read; SQLite gives its -wal and -shm the same mode.
+
+    An existing file is never opened here: closing it would drop the locks that another connection of this
+    process holds on it (so POSIX has it).
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        if path.is_file() and path.stat().st_size == 0:
+            path.chmod(0o600)
+
+
+def _set_up(connection: sqlite3.Connection, path: Path) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(MIGRATIONS):
+        raise _unusable(
+            path,
+            f"it was written by a newer version of this library ({version} > {len(MIGRATIONS)})",
+        )
+    mark = connection.execute("PRAGMA application_id").fetchone()[0]
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if mark != APPLICATION_ID and tables:
+        raise _unusable(path, "it is the SQLite file of another program")
+    _use_wal(connection)
+    connection.execute("PRAGMA synchronous=NORMAL")
+    if version < len(MIGRATIONS):
+        _migrate(connection)
+    # Proves that the file can be written: SQLite opens a read-only one without a word.
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    connection.execute("COMMIT")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switches to the write-ahead log. SQLite does not wait by itself when others switch at that moment."""
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")  # other processes may be here, too: look again inside
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        for script in MIGRATIONS[version:]:
+            for statement in script.split(";\n"):
+                if statement.strip():
+                    connection.execute(statement)
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version={max(version, len(MIGRATIONS))}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise
+
+
+def _unusable(path: Path, why: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"ledger = {str(path)!r}: cannot be used: {why}", field="ledger", value=str(path)
+    )
