@@ -127,7 +127,15 @@ class TestAnswers:
 class TestRecovery:
     @pytest.mark.parametrize(
         "error",
-        [ModelConnectionError, ModelTimeoutError, ModelProtocolError, http(500), http(429), http(401), http(404)],
+        [
+            ModelConnectionError,
+            ModelTimeoutError,
+            ModelProtocolError,
+            http(500),
+            http(429),
+            http(401),
+            http(404),
+        ],
     )
     async def test_a_failed_attempt_moves_on_to_the_next_model(self, error: object) -> None:
         broken, works = scripted("broken", error), scripted("works", usd=9)
@@ -510,7 +518,7 @@ class TestMoneyAndLimits:
             nonlocal most
             while True:
                 most = max(most, narrow.running)
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.001)
 
         async with router_of(narrow) as router:
             watcher = asyncio.create_task(watch())
@@ -574,9 +582,7 @@ class TestLife:
     async def test_exploring_tries_a_model_that_little_is_known_of(self) -> None:
         known, unknown = scripted("known"), scripted("unknown", usd=1.0001)
         async with router_of(known, unknown, policy=Policy(explore=0.5)) as router:
-            decisions = [
-                (await router.chat.completions.create(messages=HELLO)).routing for _ in range(40)
-            ]
+            decisions = [(await router.chat.completions.create(messages=HELLO)).routing for _ in range(40)]
             assert all(router.route(messages=HELLO).notes == () for _ in range(20))
         explored = [decision for decision in decisions if decision.notes]
         assert explored
