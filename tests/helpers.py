@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from openai.types.chat import ChatCompletionUserMessageParam
+
 from router import AsyncRouter, Model, Policy, Price, RouterConfig
 from router.testing import ManualClock, ScriptedModel, Step
 
 T = TypeVar("T")
 
-HELLO = [{"role": "user", "content": "Hello, who are you?"}]
+HELLO: list[ChatCompletionUserMessageParam] = [{"role": "user", "content": "Hello, who are you?"}]
 
 
 def scripted(name: str, *script: Any, usd: float = 1.0, **fields: Any) -> ScriptedModel:

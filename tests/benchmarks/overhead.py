@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletionUserMessageParam
 
 from router import AsyncRouter, Budget, HostedModel, Policy, Price, Router
 from router.deciding import situation_of
@@ -32,7 +33,7 @@ ROUNDS = 7
 CALLS = 192
 PROMPT = "The customer asks whether the flat may be cancelled free of charge before Friday noon. " * 12
 TEXT = "abcd" * 16
-MESSAGES = [{"role": "user", "content": PROMPT}]
+MESSAGES: list[ChatCompletionUserMessageParam] = [{"role": "user", "content": PROMPT}]
 
 
 def cpu_ms() -> float:
@@ -60,12 +61,12 @@ async def measure_async(base_url: str, folder: Path) -> None:
     )
 
     async def bare() -> None:
-        await client.chat.completions.create(model="any", messages=MESSAGES, max_tokens=64)  # type: ignore[arg-type]
+        await client.chat.completions.create(model="any", messages=MESSAGES, max_tokens=64)
 
     async def bare_stream() -> None:
         stream = await client.chat.completions.create(
             model="any",
-            messages=MESSAGES,  # type: ignore[arg-type]
+            messages=MESSAGES,
             max_tokens=64,
             stream=True,
             stream_options={"include_usage": True},
@@ -74,10 +75,10 @@ async def measure_async(base_url: str, folder: Path) -> None:
             pass
 
     async def routed() -> None:
-        await router.chat.completions.create(messages=MESSAGES, max_tokens=64)  # type: ignore[typeddict-item]
+        await router.chat.completions.create(messages=MESSAGES, max_tokens=64)
 
     async def routed_stream() -> None:
-        stream = await router.chat.completions.create(messages=MESSAGES, max_tokens=64, stream=True)  # type: ignore[typeddict-item]
+        stream = await router.chat.completions.create(messages=MESSAGES, max_tokens=64, stream=True)
         async for _ in stream:
             pass
 
@@ -106,19 +107,19 @@ def measure_sync(base_url: str, folder: Path) -> None:
     ) as router:
 
         def bare() -> None:
-            client.chat.completions.create(model="any", messages=MESSAGES, max_tokens=64)  # type: ignore[arg-type]
+            client.chat.completions.create(model="any", messages=MESSAGES, max_tokens=64)
 
         def routed() -> None:
-            router.chat.completions.create(messages=MESSAGES, max_tokens=64)  # type: ignore[typeddict-item]
+            router.chat.completions.create(messages=MESSAGES, max_tokens=64)
 
         def bare_stream() -> None:
             for _ in client.chat.completions.create(
                 model="any", messages=MESSAGES, max_tokens=64, stream=True
-            ):  # type: ignore[arg-type]
+            ):
                 pass
 
         def routed_stream() -> None:
-            for _ in router.chat.completions.create(messages=MESSAGES, max_tokens=64, stream=True):  # type: ignore[typeddict-item]
+            for _ in router.chat.completions.create(messages=MESSAGES, max_tokens=64, stream=True):
                 pass
 
         pairs = {"sync call": (bare, routed), "sync 16-chunk stream": (bare_stream, routed_stream)}
@@ -129,7 +130,7 @@ def measure_sync(base_url: str, folder: Path) -> None:
                     for round_ in range(ROUNDS + 1):
                         for figure, job in zip(figures, jobs, strict=True):
                             before = cpu_ms()
-                            list(pool.map(lambda _, job=job: job(), range(CALLS)))  # type: ignore[misc]
+                            list(pool.map(lambda _, job=job: job(), range(CALLS)))
                             if round_:
                                 figure.append((cpu_ms() - before) / CALLS)
                     show(f"{what}, {threads} threads", *figures)
@@ -175,7 +176,7 @@ def measure_deciding() -> None:
         )
         core = router._core
         routing = core.choose(parse_request({"messages": MESSAGES}))
-        whole = timed(lambda: router.route(messages=MESSAGES))  # type: ignore[typeddict-item] # noqa: B023
+        whole = timed(lambda: router.route(messages=MESSAGES))  # noqa: B023
         alone = timed(
             lambda: rank(
                 core.fleet, routing.features, routing.rules, situation_of(core, core.fleet, routing.features)

@@ -1,0 +1,152 @@
+"""Checks of what the SDK let through: it validates nothing, so nonsense looks like an answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adapters.hosted.failures import error_in_answer, filtered
+from router.errors import ModelProtocolError
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletion, ChatCompletionChunk
+    from openai.types.chat.chat_completion import Choice
+    from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
+
+__all__ = ["StreamCheck", "check_completion"]
+
+
+def check_completion(answer: ChatCompletion, model: str) -> None:
+    """Checks an answer in one piece.
+
+    Raises:
+        ModelHTTPError: if it is an error in an answer's clothes, or a content filter left nothing of it.
+        ModelProtocolError: if it says nothing, or has not the shape of an answer.
+    """
+    choices: object = answer.choices
+    if not isinstance(choices, list) or not choices:
+        error: object = getattr(answer, "error", None)
+        if error:
+            raise error_in_answer(error, model=model)
+        raise ModelProtocolError("the answer has no choices", model=model)
+    for choice in answer.choices:
+        _check_choice(choice, model)
+
+
+def _check_choice(choice: Choice, model: str) -> None:
+    reason: object = getattr(choice, "finish_reason", None)
+    message: object = getattr(choice, "message", None)
+    if reason == "error":
+        raise error_in_answer(getattr(choice, "error", None), model=model)
+    if not isinstance(reason, str) or not reason:
+        raise ModelProtocolError("the answer has no finish reason", model=model)
+    if message is None:
+        raise ModelProtocolError("the answer has no message", model=model)
+    if not _well_formed(message):
+        raise ModelProtocolError("the answer's message has not the shape of one", model=model)
+    if _says_something(message) or reason == "length":
+        # With "length", hidden reasoning can have used up all that was allowed.
+        return
+    if reason == "content_filter":
+        raise filtered(model=model)
+    raise ModelProtocolError(
+        "the answer says nothing: no content, tool calls, refusal or reasoning", model=model
+    )
+
+
+def _well_formed(message: object) -> bool:
+    content: object = getattr(message, "content", None)
+    calls: object = getattr(message, "tool_calls", None)
+    if not (content is None or isinstance(content, str)):
+        return False
+    return calls is None or (isinstance(calls, list) and all(map(_is_call, calls)))
+
+
+def _is_call(call: object) -> bool:
+    function: object = getattr(call, "function", None)
+    if function is None:
+        return getattr(call, "custom", None) is not None
+    return isinstance(getattr(function, "name", None), str) and isinstance(
+        getattr(function, "arguments", None), str
+    )
+
+
+def _says_something(part: object) -> bool:
+    """Whether a message or a delta holds any kind of output; an empty text counts, null does not."""
+    # Content first: it decides nearly always, and this runs for each chunk until something was said.
+    if getattr(part, "content", None) is not None or getattr(part, "tool_calls", None):
+        return True
+    return any(
+        getattr(part, kind, None) is not None
+        for kind in ("refusal", "reasoning_content", "reasoning", "function_call", "audio")
+    )
+
+
+class StreamCheck:
+    """Follows the chunks of one stream."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._spoken = False
+        self._reason = ""
+        self._begun: set[int] = set()
+        self._finished: set[int] = set()
+
+    @property
+    def whole(self) -> bool:
+        """Whether every choice that was begun has its finish reason."""
+        return bool(self._finished) and self._begun <= self._finished
+
+    def see(self, chunk: ChatCompletionChunk) -> bool:
+        """Checks a chunk; whether it is to be handed on.
+
+        Raises:
+            ModelHTTPError: if it is an error in a chunk's clothes.
+            ModelProtocolError: if it has not the shape of a chunk.
+        """
+        choices: object = getattr(chunk, "choices", None)
+        if not isinstance(choices, list):
+            return self._see_odd(chunk, choices)
+        for choice in chunk.choices:
+            self._see_choice(choice)
+        return True
+
+    def _see_choice(self, choice: ChunkChoice) -> None:
+        delta: object = getattr(choice, "delta", None)
+        reason: object = getattr(choice, "finish_reason", None)
+        content: object = getattr(delta, "content", None)
+        index: object = getattr(choice, "index", 0) or 0
+        if not isinstance(index, int) or not (content is None or isinstance(content, str)):
+            raise ModelProtocolError("a chunk's choice has not the shape of one", model=self._model)
+        if not self._spoken:
+            self._spoken = _says_something(delta)
+        if not reason:
+            if delta is None:
+                raise ModelProtocolError("a chunk has neither a delta nor a finish reason", model=self._model)
+            self._begun.add(index)
+            return
+        if reason == "error":
+            raise error_in_answer(getattr(choice, "error", None), model=self._model)
+        self._reason = str(reason)
+        self._finished.add(index)
+
+    def _see_odd(self, chunk: object, choices: object) -> bool:
+        """A chunk without choices: usage alone is legal, in some dialects with null for the list."""
+        if choices is None and getattr(chunk, "usage", None) is not None:
+            chunk.choices = []  # type: ignore[attr-defined]  # a chunk whose shape the SDK did not check
+            return True
+        raise ModelProtocolError("a chunk has not the shape of one", model=self._model)
+
+    def end(self) -> None:
+        """Checks the stream as a whole, once it has ended.
+
+        Raises:
+            ModelHTTPError: if a content filter left nothing of the answer.
+            ModelProtocolError: if it broke off, or said nothing.
+        """
+        if not self.whole:
+            raise ModelProtocolError("the stream ended without a finish reason", model=self._model)
+        if self._spoken or self._reason == "length":
+            return
+        if self._reason == "content_filter":
+            raise filtered(model=self._model)
+        raise ModelProtocolError("the stream said nothing", model=self._model)

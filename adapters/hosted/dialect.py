@@ -1,0 +1,97 @@
+"""A request in the words of the host that it goes to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from router.adapter import Call
+from router.catalogue.providers import Provider
+from router.models import HostedModel
+from router.request import ChatRequest, JSONObject
+
+__all__ = ["Outgoing", "outgoing"]
+
+#: Headers that a request may not set: they authorise, or they frame the message.
+_NOT_THE_CALLERS = frozenset(
+    {
+        "accept-encoding",
+        "api-key",
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "host",
+        "openai-organization",
+        "openai-project",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "x-api-key",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """What goes to the host.
+
+    Attributes:
+        body: The JSON body.
+        headers: Headers to add; no credentials.
+        query: Query parameters to add.
+        seconds: What the host has in all; None if there is no limit.
+    """
+
+    body: dict[str, object]
+    headers: dict[str, str]
+    query: dict[str, object]
+    seconds: float | None
+
+
+def outgoing(call: Call, model: HostedModel, provider: Provider, *, stream: bool) -> Outgoing:
+    """What to send for a call. The request is shared by all attempts: nothing of it is changed."""
+    request = call.request
+    return Outgoing(
+        _body(request, model, provider, stream=stream),
+        _headers(request),
+        dict(request.extra_query),
+        call.timeout,
+    )
+
+
+def _body(request: ChatRequest, model: HostedModel, provider: Provider, *, stream: bool) -> dict[str, object]:
+    renames = provider.renames
+    body: dict[str, object] = {renames.get(name, name): value for name, value in request.params.items()}
+    body.update(request.extra_body)
+    body["model"] = model.model_id
+    body["messages"] = _messages(request.messages, provider)
+    if stream:
+        body["stream"] = True
+        if provider.stream_options:
+            body["stream_options"] = {"include_usage": True}
+    else:
+        body.pop("stream", None)
+        body.pop("stream_options", None)
+    return body
+
+
+def _headers(request: ChatRequest) -> dict[str, str]:
+    """The caller's extra headers, without those that are not the caller's to set."""
+    if not request.extra_headers:
+        return {}
+    return {
+        name: value for name, value in request.extra_headers.items() if name.lower() not in _NOT_THE_CALLERS
+    }
+
+
+def _messages(messages: Sequence[JSONObject], provider: Provider) -> Sequence[JSONObject]:
+    if provider.developer_role or all(message.get("role") != "developer" for message in messages):
+        return messages
+    return [
+        {**message, "role": "system"} if message.get("role") == "developer" else message
+        for message in messages
+    ]
