@@ -17,62 +17,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 
+from router.actions import Action, Cancel, Ending, Fail, Promote, Start, Succeed
 from router.errors import ModelError, ModelTimeoutError
 from router.failures import judge
 
 __all__ = ["Action", "AttemptMachine", "Cancel", "Ending", "Fail", "Plan", "Promote", "Start", "Succeed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Call a candidate."""
-
-    attempt: int
-    candidate: int
-    hedge: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """Stop an attempt; its outcome does not matter any more. `error` says why, if it failed by that."""
-
-    attempt: int
-    error: ModelError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Promote:
-    """Hand this attempt's stream to the caller."""
-
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class Succeed:
-    """Hand this attempt's answer to the caller."""
-
-    attempt: int
-
-
-class Ending(Enum):
-    """Why a request fails."""
-
-    FAILED = "failed"
-    DEADLINE = "deadline"
-    REFUSED = "refused"
-    CANCELLED = "cancelled"
-
-
-@dataclass(frozen=True, slots=True)
-class Fail:
-    """Tell the caller that it did not work."""
-
-    ending: Ending
-
-
-Action = Start | Cancel | Promote | Succeed | Fail
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +36,7 @@ class Plan:
         attempt_timeout: Seconds for an attempt in one piece, from when the backend begins.
         ttft_timeout: Seconds to a stream's first visible token, from when the backend begins.
         deadline: When the request must be over; infinite without one.
-        patience: Seconds that a wait between attempts may take at most when there is no deadline.
+        patience: Seconds that one wait between attempts must stay below when there is no deadline.
         hedge_after: Seconds after which a late candidate gets company; empty without hedging.
         wait: Seconds before the same candidate is asked again, from its attempts so far and its last error.
         may_retry: Takes one from the retry budget; False if it is empty. Asked before the same model is asked
@@ -107,10 +57,12 @@ class Plan:
 
 @dataclass(slots=True)
 class _Candidate:
+    """`attempts` are those that were made; a refused one is not. `paid`: the next was paid for already."""
+
     attempts: int = 0
     free_at: float = -math.inf
     barred: bool = False
-    refused: bool = False
+    paid: bool = False
 
 
 @dataclass(slots=True)
@@ -156,8 +108,13 @@ class AttemptMachine:
         return []
 
     def visible(self, attempt: int, now: float) -> list[Action]:
-        """The first visible token of a stream is there."""
-        del now
+        """The first visible token of a stream is there. At the deadline it is too late: nothing may run on.
+
+        Whoever reports it stops by itself then, as after every event of its own that brings no promotion.
+        """
+        if attempt in self._live and now >= self.plan.deadline:
+            del self._live[attempt]
+            return self._end(Ending.DEADLINE)
         return self._settle(attempt, Promote(attempt))
 
     def finished(self, attempt: int, now: float) -> list[Action]:
@@ -179,9 +136,10 @@ class AttemptMachine:
         if live is None or self.done:
             return []
         candidate = self._candidates[live.candidate]
-        candidate.refused = True
+        candidate.attempts -= 1
+        candidate.paid = candidate.attempts > 0
         candidate.free_at = max(free_at, now)
-        candidate.barred = candidate.free_at > self._horizon(now)
+        candidate.barred = candidate.free_at >= self._horizon(now)
         self._calls -= 1
         return self._next(now)
 
@@ -214,13 +172,13 @@ class AttemptMachine:
         return self.plan.ttft_timeout if self.plan.stream else self.plan.attempt_timeout
 
     def _horizon(self, now: float) -> float:
-        return min(self.plan.deadline, now + self.plan.patience)
+        deadline = self.plan.deadline
+        return deadline if deadline < math.inf else now + self.plan.patience
 
     def _note(self, place: int, error: ModelError, now: float) -> None:
         """Remembers a failure: whether and when its candidate may be asked again."""
         self.causes.append(error)
         candidate = self._candidates[place]
-        candidate.refused = False
         if not judge(error).heals:
             candidate.barred = True
             return
@@ -250,7 +208,7 @@ class AttemptMachine:
         actions: list[Action] = []
         if not self._live:
             place = self._choose(now)
-            if place is None and not self._may_wait():
+            if place is None and not self._open():
                 return self._end(self._ending())
             if place is not None:
                 actions.append(self._start(place))
@@ -265,7 +223,7 @@ class AttemptMachine:
         self._calls += 1
         candidate = self._candidates[place]
         candidate.attempts += 1
-        candidate.refused = False
+        candidate.paid = False
         self._live[attempt] = _Live(place)
         return Start(attempt, place, hedge)
 
@@ -273,31 +231,37 @@ class AttemptMachine:
         """Candidates that may still be asked, at some time."""
         if self._calls and self.plan.stop(self._calls):
             return []
-        running = {live.candidate for live in self._live.values()}
-        return [
-            place
-            for place, candidate in enumerate(self._candidates)
-            if not candidate.barred and place not in running
-        ]
+        places = [place for place, candidate in enumerate(self._candidates) if not candidate.barred]
+        fresh = [place for place in places if self._candidates[place].attempts == 0]
+        if self._calls and fresh and self.plan.stop(self._calls + len(fresh)):
+            return fresh  # the attempts that are left belong to those that were not asked yet
+        return places
+
+    def _fresh(self, now: float) -> int | None:
+        """The best candidate that was not asked yet and that no limit holds back now."""
+        for place in self._open():
+            candidate = self._candidates[place]
+            if candidate.attempts == 0 and candidate.free_at <= now:
+                return place
+        return None
 
     def _choose(self, now: float) -> int | None:
         """The candidate to ask now: one not asked yet, in order; else the one that is free first."""
-        places = self._open()
-        for place in places:
-            if self._candidates[place].attempts == 0:
-                return place
-        free = [place for place in places if self._candidates[place].free_at <= now]
-        if not free:
+        place = self._fresh(now)
+        if place is not None:
+            return place
+        free = [place for place in self._open() if self._candidates[place].free_at <= now]
+        paid = [place for place in free if self._candidates[place].paid]
+        if free and not paid and not self.plan.may_retry():
+            self._bar_repetitions()
             return None
-        place = min(free, key=lambda place: (self._candidates[place].free_at, place))
-        if not self._candidates[place].refused and not self.plan.may_retry():
-            for other in places:
-                self._candidates[other].barred = True
-            return None
-        return place
+        return min(paid or free, key=lambda place: (self._candidates[place].free_at, place), default=None)
 
-    def _may_wait(self) -> bool:
-        return bool(self._open())
+    def _bar_repetitions(self) -> None:
+        """The retry budget is empty: none is asked again, but those that a limit held back still may be."""
+        for candidate in self._candidates:
+            if candidate.attempts and not candidate.paid:
+                candidate.barred = True
 
     def _hedges(self, now: float) -> list[Action]:
         """Company for a single attempt that is late, if there is a candidate that was not asked yet."""
@@ -311,16 +275,15 @@ class AttemptMachine:
         ):
             return []
         live.hedged = True
-        fresh = [place for place in self._open() if self._candidates[place].attempts == 0]
-        if not fresh or not self.plan.may_retry():
+        place = self._fresh(now)
+        if place is None or not self.plan.may_retry():
             return []
-        hedge = self._start(fresh[0], hedge=True)
+        hedge = self._start(place, hedge=True)
         self._live[hedge.attempt].hedged = True
         return [hedge]
 
     def _ending(self) -> Ending:
-        asked = any(candidate.attempts and not candidate.refused for candidate in self._candidates)
-        return Ending.FAILED if asked or self.causes else Ending.REFUSED
+        return Ending.FAILED if self.causes else Ending.REFUSED
 
     def _set_timer(self, now: float) -> None:
         times = [self.plan.deadline]

@@ -35,7 +35,7 @@ class Backoff:
 
     def wait(self, attempts: int, error: ModelError) -> float:
         """Seconds to wait after so many attempts on one model, the last of which failed with `error`."""
-        state = _state(attempts, error)
+        state = _state(max(attempts, 1), error)
         return float(max(self._jitter(state), self._asked(state)))
 
     def spent(self, attempts: int) -> bool:
@@ -54,7 +54,7 @@ def _state(attempts: int, error: ModelError | None) -> RetryCallState:
     from tenacity import AsyncRetrying, RetryCallState
 
     state = RetryCallState(retry_object=AsyncRetrying(), fn=None, args=(), kwargs={})
-    state.attempt_number = max(attempts, 1)
+    state.attempt_number = attempts
     if error is not None:
         state.set_exception((type(error), error, error.__traceback__))
     return state

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from decimal import Decimal
+from decimal import Context, Decimal, localcontext
 
 from router.objective import Estimate
-from router.profile import Profile
+from router.profile import PriceTable, Profile, Tier
 from router.usage import Usage
 
 __all__ = ["booked_cost", "reserved_cost"]
@@ -14,40 +14,62 @@ __all__ = ["booked_cost", "reserved_cost"]
 _MILLION = Decimal(1_000_000)
 #: Booked money is kept to the billionth of a dollar.
 _QUANTUM = Decimal("0.000000001")
+#: An app may have changed its thread's decimal context, which must not change a bill.
+_CONTEXT = Context(prec=60)
 
 
 def booked_cost(profile: Profile, usage: Usage, seconds: float) -> Decimal | None:
     """USD of an answer; None if the model's price is unknown. `seconds`: how long it computed."""
-    if profile.price is None:
-        if profile.usd_per_hour is None:
-            return None
-        return _exact(Decimal(str(profile.usd_per_hour)) * Decimal(str(max(seconds, 0.0))) / 3600)
-    tier = profile.price.at(usage.prompt_tokens)
-    if tier is None:
+    price = profile.price
+    if price is None:
+        return _computing_cost(profile, seconds)
+    tier = price.at(usage.prompt_tokens)
+    return None if tier is None else _token_cost(price, tier, usage)
+
+
+def _computing_cost(profile: Profile, seconds: float) -> Decimal | None:
+    if profile.usd_per_hour is None:
         return None
+    with localcontext(_CONTEXT):
+        return (_decimal(profile.usd_per_hour) * _decimal(max(seconds, 0.0)) / 3600).quantize(_QUANTUM)
+
+
+def _token_cost(price: PriceTable, tier: Tier, usage: Usage) -> Decimal:
     cached_price = tier.input if tier.cached_input is None else tier.cached_input
-    fresh = usage.prompt_tokens - usage.cached_tokens
-    total = (
-        fresh * Decimal(str(tier.input))
-        + usage.cached_tokens * Decimal(str(cached_price))
-        + usage.completion_tokens * Decimal(str(tier.output))
-    ) / _MILLION
-    return _exact(total + Decimal(str(profile.price.per_request)))
+    with localcontext(_CONTEXT):
+        tokens = (
+            (usage.prompt_tokens - usage.cached_tokens) * _decimal(tier.input)
+            + usage.cached_tokens * _decimal(cached_price)
+            + usage.completion_tokens * _decimal(tier.output)
+        )
+        return (tokens / _MILLION + _decimal(price.per_request)).quantize(_QUANTUM)
 
 
-def reserved_cost(profile: Profile, found: Estimate, max_tokens: int | None) -> Decimal:
+def reserved_cost(profile: Profile, found: Estimate, max_tokens: int | None, *, choices: int = 1) -> Decimal:
     """USD to set aside before a call: the prompt, and the most it may answer.
 
     Without a limit on the answer, four times the forecast is set aside, as far as the model can answer.
+    Nothing is set aside for a model of unknown price.
     """
     most = float(max_tokens) if max_tokens is not None else max(4 * found.tokens_out, 256.0)
     if max_tokens is None and profile.max_output is not None:
         most = min(most, profile.max_output)
+    most *= choices
     # A count of ours can be below the provider's; what is set aside must not be.
     prompt = math.ceil(found.tokens_in * 1.02) + 8
-    usage = Usage(prompt_tokens=prompt, completion_tokens=math.ceil(most))
-    return booked_cost(profile, usage, (found.latency - found.wait) * 2) or Decimal(0)
+    price = profile.price
+    if price is None:
+        longer = max(most / found.tokens_out, 1.0) if found.tokens_out > 0 else 1.0
+        seconds = (found.ttft - found.wait) + (found.latency - found.ttft) * longer
+        return _computing_cost(profile, seconds * 2) or Decimal(0)
+    usages = [Usage(prompt, math.ceil(most), cached) for cached in (0, prompt)]
+    # A longer prompt or a cached one is not always the cheaper or the dearer one: the dearest case counts.
+    costs = [
+        _token_cost(price, tier, usage) for tier in price.tiers if tier.above <= prompt for usage in usages
+    ]
+    return max(costs, default=Decimal(0))
 
 
-def _exact(usd: Decimal) -> Decimal:
-    return usd.quantize(_QUANTUM)
+def _decimal(value: float) -> Decimal:
+    """A price as it was written: 0.1 is a tenth."""
+    return Decimal(str(value))

@@ -10,7 +10,6 @@ import os
 import threading
 import time
 import weakref
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -45,10 +44,9 @@ __all__ = ["Core"]
 
 @dataclass(slots=True)
 class _Live:
-    """What is under way: requests, calls per model, and tasks that must not be collected while they run."""
+    """What is under way: requests, and tasks that must not be collected while they run."""
 
     runs: set[Run] = field(default_factory=set)
-    outstanding: Counter[str] = field(default_factory=Counter)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
 
@@ -149,16 +147,6 @@ class Core:
         self._live.tasks.add(task)
         task.add_done_callback(self._live.tasks.discard)
 
-    def leave_for(self, name: str) -> None:
-        """An attempt leaves for a model."""
-        with self._lock:
-            self._live.outstanding[name] += 1
-
-    def back_from(self, name: str) -> None:
-        """An attempt is back from a model."""
-        with self._lock:
-            self._live.outstanding[name] -= 1
-
     def learn(self, fleet: Fleet, place: int, sample: Sample) -> None:
         """Takes what an answer showed into the fleet it came from, and into the newest."""
         name = fleet.names[place]
@@ -166,7 +154,7 @@ class Core:
             fleet.learned.learn(place, sample)
             newest = self.fleet
             if newest is not fleet and name in newest.place:
-                newest.learned.carry_over(newest.place[name], fleet.learned, place)
+                newest.learned.learn(newest.place[name], sample)
 
     def write_down(self, routing: Routing, decision: Decision, text: str) -> None:
         """Puts a finished request into the ledger, with its text only if the app asked for that."""

@@ -104,10 +104,12 @@ def _features(parsed: ParsedRequest, rules: Rules) -> Features:
         sensitivity="private" if rules.private else "any",
         session=options.session,
         stream=request.stream,
+        choices=request.choices,
     )
 
 
 def situation_of(core: Core, fleet: Fleet, features: Features) -> Situation:
+    """How things stand right now: waits, breakers, money."""
     now = core.now()
     waits: dict[int, float] = {}
     for place in fleet.asked:

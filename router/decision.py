@@ -31,6 +31,7 @@ class Features:
         sensitivity: "private" if the request may only go to private models.
         session: The conversation it belongs to, if the caller named one.
         stream: Whether the answer is streamed.
+        choices: How many answers are asked for.
     """
 
     prompt_tokens: int
@@ -42,6 +43,7 @@ class Features:
     sensitivity: Literal["any", "private"] = "any"
     session: str | None = None
     stream: bool = False
+    choices: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

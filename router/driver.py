@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections import deque
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
-from decimal import Decimal
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from router.adapter import Call
 from router.attempts import Action, AttemptMachine, Cancel, Ending, Fail, Promote, Start, Succeed
-from router.booking import booked_cost, reserved_cost
-from router.decision import Attempt, Decision, Outcome
+from router.decision import Decision
 from router.errors import (
     AllModelsFailedError,
     BudgetExceededError,
@@ -23,52 +19,20 @@ from router.errors import (
     ModelError,
     ModelLoadError,
     ModelProtocolError,
-    ModelTimeoutError,
     OverloadedError,
     RouterClosedError,
     RouterError,
 )
 from router.learning import Sample
-from router.usage import Usage, read_usage
+from router.live import BudgetRefusedError, LiveAttempt, admit, book, snapshot
 
 if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletion, ChatCompletionChunk
+    from openai.types.chat import ChatCompletionChunk
 
     from router.core import Core
     from router.routing import Routing
 
-__all__ = ["LiveAttempt", "Run"]
-
-
-@dataclass(slots=True)
-class LiveAttempt:
-    """One attempt while it happens. Times are seconds on the core's clock."""
-
-    number: int
-    place: int
-    hedge: bool
-    started_at: float
-    begun_at: float | None = None
-    visible_at: float | None = None
-    ended_at: float | None = None
-    outcome: Outcome = "running"
-    error: ModelError | None = None
-    usage: Usage | None = None
-    usage_is_reported: bool = False
-    cost: Decimal | None = None
-    reserved: Decimal | None = None
-    limited: bool = False
-    booked: bool = False
-    completion: ChatCompletion | None = None
-    source: AsyncGenerator[ChatCompletionChunk, None] | None = None
-    buffer: deque[ChatCompletionChunk] = field(default_factory=deque)
-    exhausted: bool = False
-    task: asyncio.Task[None] | None = None
-
-    @property
-    def ttft(self) -> float | None:
-        """Seconds to the first visible token; None if there was none or nothing was streamed."""
-        return None if self.visible_at is None else self.visible_at - self.started_at
+__all__ = ["Run"]
 
 
 class Run:
@@ -187,7 +151,7 @@ class Run:
         attempt.outcome = "failed" if error is not None else "cancelled"
         if error is not None:
             self.core.health.failed(error.model, error, self._now())
-        self.book(attempt)
+        book(self.core, self.routing, attempt)
         if attempt.task is not None:
             attempt.task.cancel()
 
@@ -206,11 +170,12 @@ class Run:
         return error
 
     def _refusal(self) -> RouterError:
-        reasons = {
-            self.routing.fleet.names[a.place]: str(a.error) for a in self.attempts if a.error is not None
-        }
-        if reasons:
-            return BudgetExceededError("the budget has no room for this request", reasons=reasons)
+        errors = [attempt.error for attempt in self.attempts if attempt.error is not None]
+        budget = {error.model: str(error) for error in errors if isinstance(error, BudgetRefusedError)}
+        if budget:
+            return BudgetExceededError("the budget has no room for this request", reasons=budget)
+        if errors:
+            return AllModelsFailedError(errors, note="every eligible model is failing and left alone for now")
         return OverloadedError("every model that may answer is at its rate limit")
 
     # --- one attempt ---
@@ -251,34 +216,13 @@ class Run:
                 await self._close(attempt)
 
     async def _admitted(self, attempt: LiveAttempt) -> bool:
-        """Takes a place in the rate limit and in the budget; tells the machine if there is none."""
-        core, routing, place = self.core, self.routing, attempt.place
-        name, found = routing.fleet.names[place], routing.estimate(place)
-        limiter = core.limiters.get(name)
-        if limiter is not None:
-            tokens = found.tokens_in + (routing.features.max_output_tokens or found.tokens_out)
-            wait = limiter.acquire(tokens, self._now(), routing.fleet.learned.service[place])
-            if wait > 0:
-                attempt.outcome = "refused"
-                self._do(self.machine.refused(attempt.number, self._now() + wait, self._now()))
-                return False
-            attempt.limited = True
-        if core.config.budget:
-            usd = reserved_cost(routing.fleet.profiles[place], found, routing.features.max_output_tokens)
-            refusal = await core.ledger.areserve(self._key(attempt), name, routing.features.task, usd)
-            if refusal is not None:
-                attempt.outcome = "refused"
-                attempt.error = ModelError(str(refusal), model=name)
-                self._do(self.machine.refused(attempt.number, math.inf, self._now()))
-                return False
-            attempt.reserved = usd
-        core.health.starts(name, self._now())
-        core.leave_for(name)
-        attempt.begun_at = None
-        return True
-
-    def _key(self, attempt: LiveAttempt) -> str:
-        return f"{self.routing.id}/{attempt.number}"
+        """Whether an attempt may go; the machine is told if it may not."""
+        free_at = await admit(self.core, self.routing, attempt)
+        if free_at is None:
+            return True
+        attempt.outcome = "refused"
+        self._do(self.machine.refused(attempt.number, free_at, self._now()))
+        return False
 
     def _time_left(self) -> float | None:
         left = self.routing.deadline_at - self._now()
@@ -321,53 +265,14 @@ class Run:
             await attempt.source.aclose()
         if attempt.outcome == "running":
             attempt.outcome = "cancelled"
-        self.book(attempt)
+        book(self.core, self.routing, attempt)
         await self.settle(attempt)
-
-    def book(self, attempt: LiveAttempt) -> None:
-        """Fixes what an attempt took and cost, frees its place and tells health. Once."""
-        if attempt.booked:
-            return
-        attempt.booked = True
-        fleet, name = self.routing.fleet, self.routing.fleet.names[attempt.place]
-        now = self._now()
-        attempt.ended_at = attempt.ended_at or now
-        if attempt.outcome != "refused":
-            self.core.back_from(name)
-        if attempt.limited:
-            self.core.limiters[name].release()
-        if attempt.outcome == "succeeded":
-            self.core.health.succeeded(name, now)
-        elif attempt.outcome == "cancelled":
-            self.core.health.released(name)
-        begun = attempt.begun_at if attempt.begun_at is not None else attempt.started_at
-        self._take_usage(attempt)
-        usage = attempt.usage
-        if attempt.outcome == "refused" or usage is None:
-            attempt.cost = Decimal(0)
-        else:
-            attempt.cost = booked_cost(fleet.profiles[attempt.place], usage, attempt.ended_at - begun)
-
-    def _take_usage(self, attempt: LiveAttempt) -> None:
-        """The backend's own usage if it makes sense; else ours, as far as anything was computed."""
-        if attempt.completion is not None:
-            attempt.usage = read_usage(attempt.completion.usage)
-        attempt.usage_is_reported = attempt.usage is not None
-        if attempt.usage is not None:
-            return
-        found = self.routing.estimate(attempt.place)
-        if attempt.outcome == "succeeded":
-            attempt.usage = Usage(round(found.tokens_in), round(found.tokens_out))
-        elif attempt.begun_at is not None and (
-            attempt.outcome == "cancelled" or _may_be_billed(attempt.error)
-        ):
-            attempt.usage = Usage(round(found.tokens_in), 0)
 
     async def finish(self, attempt: LiveAttempt, text: str = "") -> None:
         """The winner is over: books it, learns from it, and writes the decision down."""
         if attempt.outcome == "running":
             attempt.outcome = "succeeded"
-        self.book(attempt)
+        book(self.core, self.routing, attempt)
         if attempt.outcome == "succeeded":
             self.learn(attempt)
         self._write_down(text)
@@ -378,7 +283,7 @@ class Run:
         for attempt in self.attempts:
             if attempt.outcome == "running":
                 attempt.outcome = "cancelled"
-            self.book(attempt)
+            book(self.core, self.routing, attempt)
         winner, self.winner = self.winner, None
         if winner is not None:  # it won in the very moment in which the caller went away
             self.core.keep(self._loop.create_task(self._close(winner)))
@@ -395,7 +300,7 @@ class Run:
         if attempt.reserved is not None:
             usd = attempt.reserved if attempt.cost is None else attempt.cost
             attempt.reserved = None
-            await self.core.ledger.asettle(self._key(attempt), usd)
+            await self.core.ledger.asettle(self.routing.key(attempt.number), usd)
 
     def learn(self, attempt: LiveAttempt) -> None:
         """Tells what an answered attempt showed of its model."""
@@ -413,31 +318,9 @@ class Run:
 
     def decision(self) -> Decision:
         """The decision as it stands now."""
-        attempts = tuple(_snapshot(self.routing.fleet.names[a.place], a) for a in self.attempts)
+        names = self.routing.fleet.names
+        # Waiting for a rate limit is no attempt: nothing was sent.
+        told = (a for a in self.attempts if a.outcome != "refused" or a.error is not None)
+        attempts = tuple(snapshot(names[a.place], a) for a in told)
         model = self.routing.fleet.names[self.winner.place] if self.winner is not None else None
         return self.routing.decision(model=model, attempts=attempts)
-
-
-def _may_be_billed(error: ModelError | None) -> bool:
-    """Whether a failed attempt may cost its prompt all the same: the backend was at work when it ended."""
-    return isinstance(error, ModelTimeoutError | ModelProtocolError)
-
-
-def _snapshot(name: str, attempt: LiveAttempt) -> Attempt:
-    usage = attempt.usage
-    source: Literal["usage", "estimate"] | None = None
-    if attempt.booked and attempt.cost is not None:
-        source = "usage" if attempt.usage_is_reported else "estimate"
-    return Attempt(
-        model=name,
-        outcome=attempt.outcome,
-        ttft=attempt.ttft,
-        duration=None if attempt.ended_at is None else attempt.ended_at - attempt.started_at,
-        cost=attempt.cost if attempt.booked else None,
-        cost_source=source,
-        error=attempt.error,
-        prompt_tokens=usage.prompt_tokens if usage else None,
-        completion_tokens=usage.completion_tokens if usage else None,
-        cached_tokens=usage.cached_tokens if usage else None,
-        hedge=attempt.hedge,
-    )

@@ -55,6 +55,7 @@ def estimate(
     window, bounded, tiered = fleet.window, fleet.max_output, fleet.tiered
     price_in, price_out, fee, per_second = fleet.price_in, fleet.price_out, fleet.fee, fleet.per_second
     tokens, limit, waits = features.prompt_tokens, features.max_output_tokens, now.waits
+    choices = features.choices
     cap = math.inf if limit is None else limit
     room = LEAST_OUTPUT_TOKENS if limit is None else limit
     for place in places:
@@ -72,9 +73,9 @@ def estimate(
         first = base[place] + tokens_in * per_in[place]
         work = first + tokens_out * per_out[place]
         if place in tiered:
-            cost = _tiered_cost(fleet, place, tokens_in, tokens_out)
+            cost = _tiered_cost(fleet, place, tokens_in, tokens_out * choices)
         else:
-            cost = fee[place] + tokens_in * price_in[place] + tokens_out * price_out[place]
+            cost = fee[place] + tokens_in * price_in[place] + tokens_out * choices * price_out[place]
         cost += work * per_second[place]
         estimates[place] = Estimate(
             cost, wait + first, wait + work, spread[place], tokens_in, tokens_out, wait, samples[place]

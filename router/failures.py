@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from router.errors import (
@@ -15,6 +16,9 @@ __all__ = ["Failure", "judge"]
 
 #: Seconds that a model is left alone when only a person can heal it: a wrong key, no money, no such model.
 LONG_COOLDOWN = 300.0
+#: Seconds that a backend can have itself left alone at most: a header may be a mistake, and must not shut a
+#: model for the life of a process.
+MOST_COOLDOWN = 3600.0
 
 #: Statuses that mean the model is unusable until a person acts.
 _BROKEN_STATUSES = frozenset({401, 402, 403, 404})
@@ -39,7 +43,7 @@ class Failure:
 
     Attributes:
         heals: Whether the same model may answer if asked again.
-        retry_after: Seconds the backend asks to wait; None if it does not say.
+        retry_after: Seconds the backend asks to wait, above 0; None if it does not say.
         blames_model: Whether the model's health suffers; not if the request itself was at fault.
         shut_for: Seconds to leave the model alone at once; None to leave that to the count of failures.
     """
@@ -65,8 +69,14 @@ def _judge_status(error: ModelHTTPError) -> Failure:
     status = error.status_code
     if error.code in _BROKEN_CODES or status in _BROKEN_STATUSES:
         return Failure(heals=False, shut_for=LONG_COOLDOWN)
+    asked = _asked(error.retry_after)
     if status == 429:  # noqa: PLR2004 - the status itself is the clearest name
-        return Failure(heals=True, retry_after=error.retry_after, shut_for=error.retry_after)
+        return Failure(heals=True, retry_after=asked, shut_for=asked and min(asked, MOST_COOLDOWN))
     if status in _HEALING_STATUSES or (status >= 500 and status not in _HOPELESS_STATUSES):  # noqa: PLR2004
-        return Failure(heals=True, retry_after=error.retry_after)
+        return Failure(heals=True, retry_after=asked)
     return Failure(heals=False, blames_model=False)  # 400, 413, 422, content filters: the request's fault
+
+
+def _asked(seconds: float | None) -> float | None:
+    """A wait that a backend asks for; None if it asks for none ("at once" is none) or for nonsense."""
+    return seconds if seconds is not None and seconds > 0 and not math.isnan(seconds) else None

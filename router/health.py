@@ -20,6 +20,7 @@ __all__ = ["Health", "RetryBudget"]
 class _State:
     failures: int = 0
     open_until: float = 0.0
+    told_until: float = 0.0
     probing_since: float | None = None
     last: ModelError | None = None
 
@@ -55,21 +56,42 @@ class Health:
             return f"health: failing ({kind}), one request probes it now"
         return None
 
-    def starts(self, name: str, now: float) -> None:
-        """An attempt begins; if the model is half-open, it is the probe."""
+    def starts(self, name: str, now: float) -> bool:
+        """An attempt begins; if the model is half-open, it is the probe.
+
+        Returns:
+            Whether health has nothing against it. Several requests may have chosen a model before the first
+            of them began: only that one is the probe, the others get False.
+        """
+        if not self._states:
+            return True
+        with self._lock:
+            state = self._states.get(name)
+            if state is None:
+                return True
+            if self._why(state, now) is not None:
+                return False
+            if state.failures and state.open_until:  # no failures: it answered since, and needs no probe
+                state.probing_since = now
+            return True
+
+    def succeeded(self, name: str, now: float) -> None:
+        """An attempt was answered: the model is well.
+
+        A wait that the backend asked for holds on: the answer may be to a request sent before it asked.
+        """
         if not self._states:
             return
         with self._lock:
             state = self._states.get(name)
-            if state is not None and state.open_until and now >= state.open_until:
-                state.probing_since = now
-
-    def succeeded(self, name: str) -> None:
-        """An attempt was answered: the model is well."""
-        if not self._states:
-            return
-        with self._lock:
-            self._states.pop(name, None)
+            if state is None:
+                return
+            if state.told_until <= now:
+                del self._states[name]
+                return
+            state.failures = 0
+            state.open_until = state.told_until
+            state.probing_since = None
 
     def failed(self, name: str, error: ModelError, now: float) -> None:
         """An attempt failed."""
@@ -79,12 +101,17 @@ class Health:
             return
         with self._lock:
             state = self._states.setdefault(name, _State())
+            if not state.failures and state.open_until <= now:
+                state.open_until = state.told_until = 0.0
+            was_half_open = 0.0 < state.open_until <= now
             state.failures += 1
             state.last = error
             state.probing_since = None
             if verdict.shut_for is not None:
                 state.open_until = max(state.open_until, now + verdict.shut_for)
-            if state.failures >= self._threshold:
+            if verdict.heals and verdict.shut_for is not None:
+                state.told_until = max(state.told_until, now + verdict.shut_for)
+            if was_half_open or state.failures >= self._threshold:
                 state.open_until = max(state.open_until, now + self._cooldown)
 
     def released(self, name: str) -> None:

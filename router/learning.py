@@ -26,6 +26,15 @@ PRIOR_SPREAD = 0.25
 MOST_TASKS = 256
 #: A single sample moves a speed by this factor at most: one outlier must not turn a ranking over.
 MOST_STEP = 4.0
+#: A single sample counts as so many times the expected tokens at most. Answers do differ widely in length,
+#: but one absurd report must not price a model out for good.
+MOST_SURPRISE = 16.0
+#: The least standard deviation of log(latency): no backend is steadier than this.
+LEAST_SPREAD = 0.02
+#: Seconds that a measured time is taken for at least and at most.
+SHORTEST, LONGEST = 1e-6, 1e6
+#: Seconds per token, and to a first token, that are believed at least: a product never vanishes.
+LEAST_SECONDS = 1e-12
 
 
 class Sample:
@@ -84,8 +93,11 @@ class Columns:
         """Takes over what another fleet's columns learned of the same model."""
         for name in ("ratio", "base", "per_in", "per_out", "spread", "samples", "service"):
             getattr(self, name)[place] = getattr(other, name)[other_place]
-        for task, column in other._outputs.items():
-            self._column(task)[place] = column[other_place]
+        self._outputs[None][place] = other._outputs[None][other_place]
+        for task, column in list(other._outputs.items()):  # a copy: another thread may add a task
+            own = self._column(task)
+            if task is None or own is not self._outputs[None]:
+                own[place] = column[other_place]
 
     def outputs(self, task: str | None) -> list[float]:
         """Expected output tokens per model for a task; what all tasks showed if the task is new."""
@@ -102,16 +114,17 @@ class Columns:
     def learn(self, place: int, sample: Sample) -> None:
         """Takes one answer in. Absurd numbers were sorted out before."""
         weight = max(LEAST_WEIGHT, 1.0 / (self.samples[place] + PRIOR_SAMPLES))
-        tokens_in = float(sample.prompt_tokens or sample.counted_tokens)
+        tokens_in = float(sample.prompt_tokens or sample.counted_tokens * self.ratio[place])
         if sample.prompt_tokens and sample.counted_tokens:
             ratio = sample.prompt_tokens / sample.counted_tokens
-            self.ratio[place] += weight * (ratio - self.ratio[place])
-        tokens_out = sample.completion_tokens
-        if tokens_out:
+            self.ratio[place] += weight * (_within(ratio, self.ratio[place], MOST_STEP) - self.ratio[place])
+        tokens_out = self.outputs(sample.task)[place]
+        if sample.completion_tokens is not None:
+            tokens_out = max(sample.completion_tokens, 1)  # no answer at all is a short one
             for column in {id(c): c for c in (self._column(sample.task), self._outputs[None])}.values():
-                column[place] += weight * (tokens_out - column[place])
-        self._learn_speed(place, sample, tokens_in, tokens_out or self.outputs(sample.task)[place], weight)
-        self.service[place] += weight * (sample.duration - self.service[place])
+                column[place] += weight * (min(tokens_out, MOST_SURPRISE * column[place]) - column[place])
+        self._learn_speed(place, sample, tokens_in, tokens_out, weight)
+        self.service[place] += weight * (_seconds(sample.duration) - self.service[place])
         self.samples[place] += 1
 
     def _learn_speed(
@@ -119,26 +132,38 @@ class Columns:
     ) -> None:
         first = self.base[place] + tokens_in * self.per_in[place]
         rest = tokens_out * self.per_out[place]
-        observed = max(sample.duration, 1e-6)
-        surprise = math.log(observed / max(first + rest, 1e-6))
-        self.spread[place] = math.sqrt(
-            (1 - weight) * self.spread[place] ** 2 + weight * min(surprise * surprise, 1.0)
-        )
+        observed = _seconds(sample.duration)
+        surprise = math.log(observed / _seconds(first + rest))
+        variance = (1 - weight) * self.spread[place] ** 2 + weight * min(surprise * surprise, 1.0)
+        self.spread[place] = max(math.sqrt(variance), LEAST_SPREAD)
         if sample.ttft is None:
             step = _step(observed, first + rest) ** weight
             self._scale_first(place, step)
-            self.per_out[place] *= step
+            self.per_out[place] = _scaled(self.per_out[place], step)
             return
         self._scale_first(place, _step(sample.ttft, first) ** weight)
         if tokens_out > 1:
-            self.per_out[place] *= _step(observed - sample.ttft, rest) ** weight
+            step = _step(observed - sample.ttft, rest) ** weight
+            self.per_out[place] = _scaled(self.per_out[place], step)
 
     def _scale_first(self, place: int, step: float) -> None:
-        self.base[place] *= step
-        self.per_in[place] *= step
+        self.base[place] = _scaled(self.base[place], step)
+        self.per_in[place] = _scaled(self.per_in[place], step)
+
+
+def _scaled(seconds: float, step: float) -> float:
+    return min(max(seconds * step, LEAST_SECONDS), LONGEST)
 
 
 def _step(observed: float, predicted: float) -> float:
     """By what factor a prediction was off, bounded."""
-    ratio = max(observed, 1e-6) / max(predicted, 1e-6)
-    return min(max(ratio, 1 / MOST_STEP), MOST_STEP)
+    return _within(_seconds(observed) / _seconds(predicted), 1.0, MOST_STEP)
+
+
+def _seconds(time: float) -> float:
+    return min(max(time, SHORTEST), LONGEST)
+
+
+def _within(value: float, expected: float, factor: float) -> float:
+    """A value, not further from what was expected than by a factor."""
+    return min(max(value, expected / factor), expected * factor)

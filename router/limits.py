@@ -5,6 +5,7 @@ Kept in this process; state under a lock, the clock passed in.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 
@@ -23,8 +24,8 @@ class Limiter:
         self._rpm = rpm
         self._tpm = tpm
         self._max_concurrency = max_concurrency
-        self._sent: deque[tuple[float, float]] = deque()
-        self._tokens = 0.0
+        self._sent: deque[tuple[float, int]] = deque()
+        self._tokens = 0  # whole numbers: sums of fractions drift from what the window holds
         self._running = 0
         self._lock = threading.Lock()
 
@@ -49,8 +50,8 @@ class Limiter:
         with self._lock:
             wait = self._wait(tokens, now, service)
             if wait <= 0.0:
-                self._sent.append((now, tokens))
-                self._tokens += tokens
+                self._sent.append((now, math.ceil(tokens)))
+                self._tokens += math.ceil(tokens)
                 self._running += 1
                 return 0.0
             return wait
@@ -61,19 +62,20 @@ class Limiter:
             self._running = max(self._running - 1, 0)
 
     def _wait(self, tokens: float, now: float, service: float) -> float:
-        while self._sent and self._sent[0][0] <= now - WINDOW:
+        # The same sum as in the waits below: what is told to wait so long finds the place free then.
+        while self._sent and self._sent[0][0] + WINDOW <= now:
             self._tokens -= self._sent.popleft()[1]
         wait = 0.0
         if self._max_concurrency is not None and self._running >= self._max_concurrency:
             wait = max(service / self._max_concurrency, 0.01)
         if self._rpm is not None and len(self._sent) >= self._rpm:
-            wait = max(wait, self._sent[len(self._sent) - self._rpm][0] + WINDOW - now)
+            wait = max(wait, self._sent[0][0] + WINDOW - now)
         if self._tpm is not None:
-            wait = max(wait, self._token_wait(min(tokens, self._tpm), now))
+            wait = max(wait, self._token_wait(min(math.ceil(tokens), self._tpm), now))
         return wait
 
-    def _token_wait(self, tokens: float, now: float) -> float:
-        """Seconds until the window has room for so many tokens."""
+    def _token_wait(self, tokens: int, now: float) -> float:
+        """Seconds until the window has room for so many tokens; more than the limit fit into an empty one."""
         excess = self._tokens + tokens - (self._tpm or 0)
         for at, sent in self._sent:
             if excess <= 0:

@@ -41,3 +41,9 @@ class ChatRequest:
         """The most tokens the answer may take, by either of its two names; None if not limited."""
         limit = self.params.get("max_completion_tokens", self.params.get("max_tokens"))
         return limit if isinstance(limit, int) else None
+
+    @property
+    def choices(self) -> int:
+        """How many answers are asked for."""
+        n = self.params.get("n", 1)
+        return n if isinstance(n, int) else 1

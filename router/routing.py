@@ -41,6 +41,10 @@ class Routing:
         """The estimate of a candidate."""
         return self.ranked.estimates[place]
 
+    def key(self, attempt: int) -> str:
+        """What the ledger calls the money set aside for an attempt."""
+        return f"{self.id}/{attempt}"
+
     def decision(self, *, model: str | None, attempts: tuple[Attempt, ...] = ()) -> Decision:
         """A snapshot. Without a model, the best candidate is named."""
         best = self.ranked.names[0] if self.order else None

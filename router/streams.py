@@ -16,7 +16,8 @@ from router.usage import Usage, read_usage
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk
 
-    from router.driver import LiveAttempt, Run
+    from router.driver import Run
+    from router.live import LiveAttempt
 
 __all__ = ["AsyncRoutedStream", "RoutedStream"]
 

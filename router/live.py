@@ -1,0 +1,151 @@
+"""One attempt while it happens, what it is admitted by, and what it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import TYPE_CHECKING, Literal
+
+from router.booking import booked_cost, reserved_cost
+from router.decision import Attempt, Outcome
+from router.errors import ModelError, ModelProtocolError, ModelTimeoutError
+from router.limits import Limiter
+from router.usage import Usage, read_usage
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+    from router.core import Core
+    from router.routing import Routing
+
+__all__ = ["BudgetRefusedError", "LiveAttempt", "admit", "book", "snapshot"]
+
+
+@dataclass(slots=True)
+class LiveAttempt:
+    """One attempt while it happens. Times are seconds on the core's clock."""
+
+    number: int
+    place: int
+    hedge: bool
+    started_at: float
+    begun_at: float | None = None
+    visible_at: float | None = None
+    ended_at: float | None = None
+    outcome: Outcome = "running"
+    error: ModelError | None = None
+    usage: Usage | None = None
+    usage_is_reported: bool = False
+    cost: Decimal | None = None
+    reserved: Decimal | None = None
+    limiter: Limiter | None = None
+    booked: bool = False
+    completion: ChatCompletion | None = None
+    source: AsyncGenerator[ChatCompletionChunk, None] | None = None
+    buffer: deque[ChatCompletionChunk] = field(default_factory=deque)
+    exhausted: bool = False
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def ttft(self) -> float | None:
+        """Seconds to the first visible token; None if there was none or nothing was streamed."""
+        return None if self.visible_at is None else self.visible_at - self.started_at
+
+
+async def admit(core: Core, routing: Routing, attempt: LiveAttempt) -> float | None:
+    """Takes a place with the model's health, its rate limit and the budget.
+
+    Returns:
+        None if the attempt may go; else when it may be tried again, on the core's clock: infinite for never.
+    """
+    place, now = attempt.place, core.now()
+    name, found = routing.fleet.names[place], routing.estimate(place)
+    features = routing.features
+    if not core.health.starts(name, now) and routing.rules.pinned is None:
+        attempt.error = core.health.last_error(name)
+        return math.inf
+    limiter = core.limiters.get(name)
+    if limiter is not None:
+        tokens = found.tokens_in + (features.max_output_tokens or found.tokens_out) * features.choices
+        wait = limiter.acquire(tokens, now, routing.fleet.learned.service[place])
+        if wait > 0:
+            return now + wait
+        attempt.limiter = limiter
+    if core.config.budget:
+        profile, most = routing.fleet.profiles[place], features.max_output_tokens
+        usd = reserved_cost(profile, found, most, choices=features.choices)
+        refusal = await core.ledger.areserve(routing.key(attempt.number), name, features.task, usd)
+        if refusal is not None:
+            attempt.error = BudgetRefusedError(str(refusal), model=name)
+            return math.inf
+        attempt.reserved = usd
+    return None
+
+
+class BudgetRefusedError(ModelError):
+    """A budget has no room for an attempt. It is told as a reason, and never raised."""
+
+
+def book(core: Core, routing: Routing, attempt: LiveAttempt) -> None:
+    """Fixes what an attempt took and cost, frees its place and tells health. Once."""
+    if attempt.booked:
+        return
+    attempt.booked = True
+    name, now = routing.fleet.names[attempt.place], core.now()
+    attempt.ended_at = attempt.ended_at or now
+    if attempt.limiter is not None:
+        attempt.limiter.release()
+    if attempt.outcome == "succeeded":
+        core.health.succeeded(name, now)
+    elif attempt.outcome == "cancelled" or isinstance(attempt.error, BudgetRefusedError):
+        core.health.released(name)
+    _take_usage(routing, attempt)
+    if attempt.outcome == "refused" or attempt.usage is None:
+        attempt.cost = Decimal(0)
+    else:
+        worked = attempt.ended_at - (attempt.started_at if attempt.begun_at is None else attempt.begun_at)
+        attempt.cost = booked_cost(routing.fleet.profiles[attempt.place], attempt.usage, worked)
+
+
+def _take_usage(routing: Routing, attempt: LiveAttempt) -> None:
+    """The backend's own usage if it makes sense; else ours, as far as anything was computed."""
+    if attempt.completion is not None:
+        attempt.usage = read_usage(attempt.completion.usage)
+        attempt.usage_is_reported = attempt.usage is not None
+    if attempt.usage is not None:
+        return
+    found = routing.estimate(attempt.place)
+    if attempt.outcome == "succeeded":
+        attempt.usage = Usage(round(found.tokens_in), round(found.tokens_out))
+    elif attempt.begun_at is not None and (attempt.outcome == "cancelled" or _may_be_billed(attempt.error)):
+        attempt.usage = Usage(round(found.tokens_in), 0)
+
+
+def _may_be_billed(error: ModelError | None) -> bool:
+    """Whether a failed attempt may cost its prompt all the same: the backend was at work when it ended."""
+    return isinstance(error, ModelTimeoutError | ModelProtocolError)
+
+
+def snapshot(name: str, attempt: LiveAttempt) -> Attempt:
+    """An attempt as the decision shows it."""
+    usage = attempt.usage
+    source: Literal["usage", "estimate"] | None = None
+    if attempt.booked and attempt.cost is not None:
+        source = "usage" if attempt.usage_is_reported else "estimate"
+    return Attempt(
+        model=name,
+        outcome=attempt.outcome,
+        ttft=attempt.ttft,
+        duration=None if attempt.ended_at is None else attempt.ended_at - attempt.started_at,
+        cost=attempt.cost if attempt.booked else None,
+        cost_source=source,
+        error=attempt.error,
+        prompt_tokens=usage.prompt_tokens if usage else None,
+        completion_tokens=usage.completion_tokens if usage else None,
+        cached_tokens=usage.cached_tokens if usage else None,
+        hedge=attempt.hedge,
+    )
