@@ -1,0 +1,54 @@
+"""The examples run, offline, and show what they promise."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def output_of(name: str) -> str:
+    """Runs an example without any key in its environment; what it prints."""
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_KEY")}
+    ran = subprocess.run(
+        [sys.executable, EXAMPLES / name],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=environment,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr == ""
+    return ran.stdout
+
+
+@pytest.mark.gguf
+def test_quickstart_answers_from_a_real_model_and_says_why() -> None:
+    printed = output_of("quickstart.py")
+    assert "smollm2-135m: the only eligible one of 3" in printed
+    assert "credentials: KIMI_DEMO_KEY is not set" in printed
+    assert "smollm2-135m succeeded" in printed
+    assert "first token after" in printed
+
+
+@pytest.mark.gguf
+def test_the_support_agent_uses_the_premium_model_only_where_it_is_needed() -> None:
+    printed = output_of("airbnb_support.py")
+    assert "60 requests; Qwen answered" in printed
+    assert "claude-opus 2." in printed
+    assert "× cheaper" in printed
+    assert "Played by a loopback server" in printed
+
+
+def test_the_migration_shows_both_models_side_by_side_and_decides_by_measured_quality() -> None:
+    printed = output_of("chamath_migration.py")
+    for line in ("cost of the day", "latency, median", "right answers, classify"):
+        assert line in printed
+    assert "extract    → kimi-k2" in printed
+    assert "reason     → claude-opus" in printed
