@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from router.deciding import explore
+from router.deciding import choose, explore
 from router.driver import Run
 from router.errors import NoEligibleModelError
 from router.streams import AsyncRoutedStream
-from router.validation import parse_request
+from router.validation import ParsedRequest, parse_request
 
 if TYPE_CHECKING:
     from router.completion import RoutedCompletion
@@ -28,10 +28,10 @@ async def answer(core: Core, arguments: Mapping[str, object]) -> RoutedCompletio
 
     parsed = parse_request(arguments)
     try:
-        if is_long(parsed.request.messages):
-            routing = await asyncio.to_thread(core.choose, parsed)
+        if is_long(parsed.request.messages, _tools(parsed)):
+            routing = await asyncio.to_thread(choose, core, parsed)
         else:
-            routing = core.choose(parsed)
+            routing = choose(core, parsed)
     except NoEligibleModelError as error:
         core.write_refusal(error)
         raise
@@ -47,3 +47,8 @@ async def answer(core: Core, arguments: Mapping[str, object]) -> RoutedCompletio
     text = completion.choices[0].message.content or ""
     await run.finish(winner, text)
     return RoutedCompletion.of(completion, run.decision())
+
+
+def _tools(parsed: ParsedRequest) -> list[object] | None:
+    tools = parsed.request.params.get("tools")
+    return tools if isinstance(tools, list) else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, Unpack, overload
+from typing import TYPE_CHECKING, Literal, Never, Self, Unpack, overload
 
 from router.config import Budget, Policy, Recovery, RouterConfig
 from router.decision import Decision
@@ -40,10 +40,11 @@ class _Face:
         budget: Budget | Sequence[Budget] | None = None,
         ledger: str | Path | None = None,
         keep_text: bool = False,
+        **misspelt: Never,
     ) -> None:
         given = {"policy": policy, "recovery": recovery, "budget": budget, "ledger": ledger}
         fields = {name: value for name, value in given.items() if value is not None}
-        self._begin(RouterConfig.parse({"models": models, "keep_text": keep_text, **fields}))
+        self._begin(RouterConfig.parse({"models": models, "keep_text": keep_text, **fields, **misspelt}))
 
     def _begin(self, config: RouterConfig, clock: Clock | None = None) -> None:
         from router.core import Core
@@ -84,7 +85,10 @@ class _Face:
             InvalidRequestError: if the request is wrong.
             NoEligibleModelError: if no model may take it; the error carries the decision.
         """
-        return self._core.decide({"stream": stream, **fields}).decision(model=None)
+        from router.deciding import choose
+        from router.validation import parse_request
+
+        return choose(self._core, parse_request({"stream": stream, **fields})).decision(model=None)
 
     def feedback(self, answered: Decision | RoutedCompletion | str, score: float) -> None:
         """Tells how good an answer was, now or later.

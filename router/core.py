@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,6 @@ from router.adapter import AdapterSettings
 from router.attempts import AttemptMachine, Plan
 from router.backoff import Backoff
 from router.config import RouterConfig
-from router.deciding import choose
 from router.decision import Decision
 from router.errors import (
     RouterClosedError,
@@ -32,7 +31,6 @@ from router.limits import Limiter
 from router.models import Model
 from router.objective import stretch_of
 from router.routing import Routing
-from router.validation import ParsedRequest, parse_request
 
 if TYPE_CHECKING:
     from router.adapter import Adapter
@@ -76,21 +74,6 @@ class Core:
             if getattr(model, "preload", False):
                 self.fleet.adapter(place)
         _CORES.add(self)
-
-    def decide(self, arguments: Mapping[str, object]) -> Routing:
-        """Checks a request and ranks the models for it. No I/O but the token counter's first use.
-
-        Raises:
-            InvalidRequestError: if the request is wrong.
-            NoEligibleModelError: if no model may take it; the error carries the decision.
-        """
-        return self.choose(parse_request(arguments))
-
-    def choose(self, parsed: ParsedRequest) -> Routing:
-        """As `decide`, for a request that was checked."""
-        if self.closed:
-            raise RouterClosedError
-        return choose(self, parsed)
 
     def machine(self, routing: Routing) -> AttemptMachine:
         """The attempt machine for a decision."""

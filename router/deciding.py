@@ -16,6 +16,7 @@ from router.errors import (
     BudgetExceededError,
     InvalidRequestError,
     NoEligibleModelError,
+    RouterClosedError,
     nearest,
 )
 from router.estimates import Situation
@@ -46,7 +47,10 @@ def choose(core: Core, parsed: ParsedRequest) -> Routing:
         InvalidRequestError: if it names a model that is not declared.
         NoEligibleModelError: if no model may take it; the error carries the decision.
         AllModelsFailedError: if all that may are failing and left alone for now.
+        RouterClosedError: if the router was closed.
     """
+    if core.closed:
+        raise RouterClosedError
     fleet, now = core.fleet, core.now()
     rules = _rules(core, parsed, fleet)
     features = _features(parsed, rules)

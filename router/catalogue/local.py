@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from router.capabilities import with_assumed
@@ -69,8 +70,16 @@ def local_profile(model: LocalModel) -> Profile:
         licence=model.licence or licence,
         quality=model.quality_table,
         speed=_speed(file.size_bytes if file else _UNKNOWN_BYTES),
+        unavailable=_missing_engine(),
         notes={"file": f"cannot be read: {trouble}"} if file is None else _notes(file),
     )
+
+
+def _missing_engine() -> str | None:
+    """Why no file can be run at all; None if one can."""
+    if find_spec("llama_cpp") is not None:
+        return None
+    return 'adapter: llama-cpp-python is not installed; pip install "multimodel-router[local]"'
 
 
 def _speed(size_bytes: int) -> Speed:

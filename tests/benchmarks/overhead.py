@@ -14,17 +14,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from openai import AsyncOpenAI
-from openai.types.chat import ChatCompletionUserMessageParam
+from openai import AsyncOpenAI, OpenAI
+from openai.types.chat import ChatCompletionStreamOptionsParam, ChatCompletionUserMessageParam
 
 from router import AsyncRouter, Budget, HostedModel, Policy, Price, Router
-from router.deciding import situation_of
+from router.deciding import choose, situation_of
 from router.ranking import rank
 from router.testing.server import serve_in_child
 from router.validation import parse_request
@@ -42,9 +43,81 @@ def cpu_ms() -> float:
     return (used.ru_utime + used.ru_stime) * 1000
 
 
-async def at_once(job: Callable[[], Awaitable[object]], calls: int, concurrency: int) -> None:
-    """Makes `calls` calls, `concurrency` of them at a time."""
-    left = iter(range(calls))
+class SDK:
+    """The bare client of openai."""
+
+    def __init__(self, base_url: str) -> None:
+        self.client = AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0)
+
+    async def call(self) -> None:
+        """One call."""
+        await self.client.chat.completions.create(model="any", messages=MESSAGES, max_tokens=64)
+
+    async def stream(self) -> None:
+        """One stream, read to its end."""
+        options: ChatCompletionStreamOptionsParam = {"include_usage": True}
+        async for _ in await self.client.chat.completions.create(
+            model="any", messages=MESSAGES, max_tokens=64, stream=True, stream_options=options
+        ):
+            pass
+
+
+class Routed:
+    """The same over AsyncRouter."""
+
+    def __init__(self, router: AsyncRouter) -> None:
+        self.router = router
+
+    async def call(self) -> None:
+        """One call."""
+        await self.router.chat.completions.create(messages=MESSAGES, max_tokens=64)
+
+    async def stream(self) -> None:
+        """One stream, read to its end."""
+        async for _ in await self.router.chat.completions.create(
+            messages=MESSAGES, max_tokens=64, stream=True
+        ):
+            pass
+
+
+class SyncSDK:
+    """The bare synchronous client of openai."""
+
+    def __init__(self, base_url: str) -> None:
+        self.client = OpenAI(base_url=base_url, api_key="none", max_retries=0)
+
+    def call(self) -> None:
+        """One call."""
+        self.client.chat.completions.create(model="any", messages=MESSAGES, max_tokens=64)
+
+    def stream(self) -> None:
+        """One stream, read to its end."""
+        options: ChatCompletionStreamOptionsParam = {"include_usage": True}
+        for _ in self.client.chat.completions.create(
+            model="any", messages=MESSAGES, max_tokens=64, stream=True, stream_options=options
+        ):
+            pass
+
+
+class SyncRouted:
+    """The same over Router."""
+
+    def __init__(self, router: Router) -> None:
+        self.router = router
+
+    def call(self) -> None:
+        """One call."""
+        self.router.chat.completions.create(messages=MESSAGES, max_tokens=64)
+
+    def stream(self) -> None:
+        """One stream, read to its end."""
+        for _ in self.router.chat.completions.create(messages=MESSAGES, max_tokens=64, stream=True):
+            pass
+
+
+async def at_once(job: Callable[[], Awaitable[object]], concurrency: int) -> None:
+    """Does a job `CALLS` times, `concurrency` of them at a time."""
+    left = iter(range(CALLS))
 
     async def worker() -> None:
         for _ in left:
@@ -55,95 +128,84 @@ async def at_once(job: Callable[[], Awaitable[object]], calls: int, concurrency:
 
 async def measure_async(base_url: str, folder: Path) -> None:
     """Prints CPU per call and per stream, of the SDK and of AsyncRouter."""
-    client = AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0)
-    router = AsyncRouter(
+    sdk = SDK(base_url)
+    async with AsyncRouter(
         models=models(base_url), budget=Budget(usd=1e6), ledger=folder / "a.db", policy=POLICY
-    )
-
-    async def bare() -> None:
-        await client.chat.completions.create(model="any", messages=MESSAGES, max_tokens=64)
-
-    async def bare_stream() -> None:
-        stream = await client.chat.completions.create(
-            model="any",
-            messages=MESSAGES,
-            max_tokens=64,
-            stream=True,
-            stream_options={"include_usage": True},
-        )
-        async for _ in stream:
-            pass
-
-    async def routed() -> None:
-        await router.chat.completions.create(messages=MESSAGES, max_tokens=64)
-
-    async def routed_stream() -> None:
-        stream = await router.chat.completions.create(messages=MESSAGES, max_tokens=64, stream=True)
-        async for _ in stream:
-            pass
-
-    pairs = {"call": (bare, routed), "16-chunk stream": (bare_stream, routed_stream)}
-    for concurrency in (1, 32):
-        for what, jobs in pairs.items():
-            figures: list[list[float]] = [[], []]
-            for round_ in range(ROUNDS + 1):
-                for figure, job in zip(figures, jobs, strict=True):
-                    before = cpu_ms()
-                    await at_once(job, CALLS, concurrency)
-                    if round_:  # the first is a warm-up
-                        figure.append((cpu_ms() - before) / CALLS)
-            show(f"{what}, {concurrency} at once", *figures)
-    await client.close()
-    await router.aclose()
+    ) as router:
+        routed = Routed(router)
+        for concurrency in (1, 32):
+            for what, bare, ours in (
+                ("call", sdk.call, routed.call),
+                ("16-chunk stream", sdk.stream, routed.stream),
+            ):
+                figures = Figures()
+                for _ in range(ROUNDS + 1):
+                    with figures.bare():
+                        await at_once(bare, concurrency)
+                    with figures.routed():
+                        await at_once(ours, concurrency)
+                figures.show(f"{what}, {concurrency} at once")
+    await sdk.client.close()
 
 
 def measure_sync(base_url: str, folder: Path) -> None:
     """Prints CPU per call and per stream of the synchronous Router beside the synchronous SDK."""
-    from openai import OpenAI
-
-    client = OpenAI(base_url=base_url, api_key="none", max_retries=0)
+    sdk = SyncSDK(base_url)
     with Router(
         models=models(base_url), budget=Budget(usd=1e6), ledger=folder / "s.db", policy=POLICY
     ) as router:
-
-        def bare() -> None:
-            client.chat.completions.create(model="any", messages=MESSAGES, max_tokens=64)
-
-        def routed() -> None:
-            router.chat.completions.create(messages=MESSAGES, max_tokens=64)
-
-        def bare_stream() -> None:
-            for _ in client.chat.completions.create(
-                model="any", messages=MESSAGES, max_tokens=64, stream=True
-            ):
-                pass
-
-        def routed_stream() -> None:
-            for _ in router.chat.completions.create(messages=MESSAGES, max_tokens=64, stream=True):
-                pass
-
-        pairs = {"sync call": (bare, routed), "sync 16-chunk stream": (bare_stream, routed_stream)}
+        routed = SyncRouted(router)
         for threads in (1, 8):
-            with ThreadPoolExecutor(threads) as pool:
-                for what, jobs in pairs.items():
-                    figures: list[list[float]] = [[], []]
-                    for round_ in range(ROUNDS + 1):
-                        for figure, job in zip(figures, jobs, strict=True):
-                            before = cpu_ms()
-                            list(pool.map(lambda _, job=job: job(), range(CALLS)))
-                            if round_:
-                                figure.append((cpu_ms() - before) / CALLS)
-                    show(f"{what}, {threads} threads", *figures)
-    client.close()
+            for what, bare, ours in (
+                ("call", sdk.call, routed.call),
+                ("16-chunk stream", sdk.stream, routed.stream),
+            ):
+                figures = Figures()
+                with ThreadPoolExecutor(threads) as pool:
+                    for _ in range(ROUNDS + 1):
+                        with figures.bare():
+                            in_threads(pool, bare)
+                        with figures.routed():
+                            in_threads(pool, ours)
+                figures.show(f"sync {what}, {threads} threads")
+    sdk.client.close()
 
 
-def show(what: str, bare: list[float], routed: list[float]) -> None:
-    """One row: medians of both and of the differences, pair by pair."""
-    added = statistics.median(b - a for a, b in zip(bare, routed, strict=True))
-    print(
-        f"{what:<30} SDK {statistics.median(bare):6.2f} ms   router {statistics.median(routed):6.2f} ms"
-        f"   added {added:+6.2f} ms"
-    )
+def in_threads(pool: ThreadPoolExecutor, job: Callable[[], None]) -> None:
+    """Does a job `CALLS` times on a pool of threads."""
+    for done in [pool.submit(job) for _ in range(CALLS)]:
+        done.result()
+
+
+class Figures:
+    """CPU milliseconds per call, of the SDK and of the router, round by round; the first is a warm-up."""
+
+    def __init__(self) -> None:
+        self._bare: list[float] = []
+        self._routed: list[float] = []
+
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """Measures a round of the SDK."""
+        before = cpu_ms()
+        yield
+        self._bare.append((cpu_ms() - before) / CALLS)
+
+    @contextmanager
+    def routed(self) -> Iterator[None]:
+        """Measures a round of the router."""
+        before = cpu_ms()
+        yield
+        self._routed.append((cpu_ms() - before) / CALLS)
+
+    def show(self, what: str) -> None:
+        """One row: medians of both, and of the differences pair by pair."""
+        bare, routed = self._bare[1:], self._routed[1:]
+        added = statistics.median(b - a for a, b in zip(bare, routed, strict=True))
+        print(
+            f"{what:<32} SDK {statistics.median(bare):5.2f} ms   router {statistics.median(routed):5.2f} ms   "
+            f"added {added:+5.2f} ms"
+        )
 
 
 POLICY = Policy(explore=0)
@@ -174,15 +236,21 @@ def measure_deciding() -> None:
             ],
             policy=Policy(value_of_time=0.001, min_quality=0.1, max_cost=1.0, explore=0),
         )
-        core = router._core
-        routing = core.choose(parse_request({"messages": MESSAGES}))
-        whole = timed(lambda: router.route(messages=MESSAGES))  # noqa: B023
-        alone = timed(
-            lambda: rank(
-                core.fleet, routing.features, routing.rules, situation_of(core, core.fleet, routing.features)
-            )  # noqa: B023
-        )
+        whole = timed(partial(router.route, messages=MESSAGES))
+        alone = timed(decision_of(router))
         print(f"{count:>8} {whole:>11.0f} µs {alone:>11.0f} µs")
+
+
+def decision_of(router: AsyncRouter) -> Callable[[], object]:
+    """The decision alone, as a job: the situation is read, and the models are ranked."""
+    core = router._core
+    routing = choose(core, parse_request({"messages": MESSAGES}))
+
+    def decide() -> object:
+        now = situation_of(core, core.fleet, routing.features)
+        return rank(core.fleet, routing.features, routing.rules, now)
+
+    return decide
 
 
 def timed(job: Callable[[], object]) -> float:
@@ -226,7 +294,6 @@ def main() -> None:
         asyncio.run(measure_async(base_url, Path(folder)))
         measure_sync(base_url, Path(folder))
     measure_deciding()
-    assert threading.active_count() < 10
 
 
 if __name__ == "__main__":
