@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypedDict, Unpack
 
-from pydantic import ConfigDict, Field, SerializeAsAny, field_validator
+from pydantic import ConfigDict, Field, SerializeAsAny, StrictBool, field_validator
 
 from router.decision import Candidate
 from router.declared import Declared
 from router.errors import ConfigurationError, nearest
-from router.models import Count, Model, Money, Probability
+from router.models import Count, Language, Model, Money, Number, Probability
 
 __all__ = ["Budget", "Policy", "Privacy", "Recovery", "RouterConfig", "RoutingOptions"]
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Number, Field(gt=0, allow_inf_nan=False)]
 Privacy = Literal["any", "private"]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Weight = Annotated[float, Number, Field(ge=0, allow_inf_nan=False)]
 
 #: A configuration is written by hand; a larger file is a mistake.
 MOST_TOML_BYTES = 4 * 1024 * 1024
+
+
+class Constraints(TypedDict, total=False):
+    """What must hold of a choice, whatever it is sorted by; see `Policy`."""
+
+    min_quality: float | None
+    max_cost: float | None
+    max_latency: float | None
+    max_ttft: float | None
+    privacy: Privacy
+    on_infeasible: Literal["raise", "relax"]
+    confidence: float
+    hedge: bool
 
 
 class Policy(Declared):
@@ -53,27 +66,27 @@ class Policy(Declared):
     max_latency: Seconds | None = None
     max_ttft: Seconds | None = None
     privacy: Privacy = "any"
-    hedge: bool = False
+    hedge: StrictBool = False
     on_infeasible: Literal["raise", "relax"] = "raise"
-    explore: Annotated[float, Field(ge=0, le=0.5)] = 0.02
-    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    explore: Annotated[float, Number, Field(ge=0, le=0.5)] = 0.02
+    confidence: Annotated[float, Number, Field(ge=0.5, lt=1)] = 0.95
     utility: Callable[[Candidate], float] | None = None
     rank_by: Literal["objective", "cheapest", "fastest", "best"] = "objective"
 
     @classmethod
-    def cheapest(cls, *, min_quality: float | None = None, max_latency: float | None = None) -> Self:
-        """Sorts by cost, then latency. Explores nothing."""
-        return cls(rank_by="cheapest", explore=0.0, min_quality=min_quality, max_latency=max_latency)
+    def cheapest(cls, **constraints: Unpack[Constraints]) -> Self:
+        """Sorts by cost, then latency. Explores nothing. Takes the constraints of a policy."""
+        return cls.parse({"rank_by": "cheapest", "explore": 0.0, **constraints})
 
     @classmethod
-    def fastest(cls, *, min_quality: float | None = None, max_cost: float | None = None) -> Self:
-        """Sorts by latency, then cost. Explores nothing."""
-        return cls(rank_by="fastest", explore=0.0, min_quality=min_quality, max_cost=max_cost)
+    def fastest(cls, **constraints: Unpack[Constraints]) -> Self:
+        """Sorts by latency, then cost. Explores nothing. Takes the constraints of a policy."""
+        return cls.parse({"rank_by": "fastest", "explore": 0.0, **constraints})
 
     @classmethod
-    def best(cls, *, max_cost: float | None = None, max_latency: float | None = None) -> Self:
-        """Sorts by quality, then cost. Explores nothing."""
-        return cls(rank_by="best", explore=0.0, max_cost=max_cost, max_latency=max_latency)
+    def best(cls, **constraints: Unpack[Constraints]) -> Self:
+        """Sorts by quality, then cost. Explores nothing. Takes the constraints of a policy."""
+        return cls.parse({"rank_by": "best", "explore": 0.0, **constraints})
 
 
 class Recovery(Declared):
@@ -95,8 +108,8 @@ class Recovery(Declared):
     ttft_timeout: Seconds = 30.0
     cooldown: Seconds = 10.0
     failure_threshold: Count = 3
-    retry_share: Annotated[float, Field(ge=0, le=1)] = 0.1
-    max_response_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
+    retry_share: Annotated[float, Number, Field(ge=0, le=1)] = 0.1
+    max_response_bytes: Annotated[int, Number, Field(ge=1024, lt=2**63)] = 16 * 1024 * 1024
     on_interrupt: Literal["raise"] = "raise"
 
 
@@ -110,7 +123,7 @@ class Budget(Declared):
         model: Only requests to this model count; None: all.
     """
 
-    usd: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    usd: Annotated[float, Number, Field(gt=0, allow_inf_nan=False)]
     period: Literal["hour", "day", "month", "total"] = "day"
     task: str | None = None
     model: str | None = None
@@ -142,12 +155,31 @@ class RoutingOptions(Declared):
     max_cost: Money | None = None
     max_ttft: Seconds | None = None
     privacy: Privacy | None = None
-    language: str | None = None
-    models: tuple[str, ...] | None = None
+    language: Language | None = None
+    models: tuple[str, ...] | None = Field(default=None, min_length=1)
     exclude: tuple[str, ...] = ()
     session: str | None = None
-    hedge: bool | None = None
+    hedge: StrictBool | None = None
     tags: Mapping[str, str] = Field(default_factory=dict)
+
+    if TYPE_CHECKING:  # what may be passed; pydantic turns it into what is declared above
+
+        def __init__(
+            self,
+            *,
+            task: str | None = None,
+            deadline: float | None = None,
+            min_quality: float | None = None,
+            max_cost: float | None = None,
+            max_ttft: float | None = None,
+            privacy: Privacy | None = None,
+            language: str | None = None,
+            models: Sequence[str] | None = None,
+            exclude: Sequence[str] = (),
+            session: str | None = None,
+            hedge: bool | None = None,
+            tags: Mapping[str, str] = ...,
+        ) -> None: ...
 
 
 class RouterConfig(Declared):
@@ -163,13 +195,27 @@ class RouterConfig(Declared):
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
+    guarded: ClassVar[bool] = True
 
     models: tuple[SerializeAsAny[Model], ...] = Field(min_length=1)
     policy: Policy = Field(default_factory=Policy)
     recovery: Recovery = Field(default_factory=Recovery)
     budget: tuple[Budget, ...] = ()
     ledger: Path | None = None
-    keep_text: bool = False
+    keep_text: StrictBool = False
+
+    if TYPE_CHECKING:  # what may be passed; pydantic turns it into what is declared above
+
+        def __init__(
+            self,
+            *,
+            models: Sequence[Model | Mapping[str, object]],
+            policy: Policy | Mapping[str, object] = ...,
+            recovery: Recovery | Mapping[str, object] = ...,
+            budget: Budget | Sequence[Budget] | None = (),
+            ledger: str | Path | None = None,
+            keep_text: bool = False,
+        ) -> None: ...
 
     @field_validator("budget", mode="before")
     @classmethod
@@ -178,25 +224,41 @@ class RouterConfig(Declared):
             return ()
         return (budget,) if isinstance(budget, Budget | Mapping) else budget
 
+    @field_validator("ledger", mode="before")
+    @classmethod
+    def _ledger_is_a_file(cls, ledger: object) -> object:
+        if ledger in ("", ":memory:"):
+            raise ValueError("the path of a file is needed; without one, the ledger is kept in memory")
+        return ledger
+
     @field_validator("models", mode="before")
     @classmethod
     def _from_tables(cls, models: object) -> object:
         from router.loading import model_from_table
 
-        if not isinstance(models, Sequence) or isinstance(models, str | bytes):
-            return models
-        return tuple(
+        if isinstance(models, Model | Mapping | str | bytes) or not isinstance(models, Iterable):
+            raise ValueError(  # noqa: TRY004 - pydantic wants a ValueError
+                "a list of models is needed; in TOML, each begins with [[models]]"
+            )
+        listed = tuple(
             model_from_table(model, where=f"models.{place}") if isinstance(model, Mapping) else model
             for place, model in enumerate(models)
         )
+        if not listed:
+            raise ValueError("at least one model is needed")
+        return listed
 
     @field_validator("models")
     @classmethod
     def _names_are_unique(cls, models: tuple[Model, ...]) -> tuple[Model, ...]:
         seen: set[str] = set()
-        for model in models:
+        for place, model in enumerate(models):
             if model.name in seen:
-                raise ValueError(f"two models are called {model.name!r}; a name is unique in a router")
+                raise ConfigurationError(
+                    f"models.{place}.name = {model.name!r}: two models are called so; a name is unique",
+                    field=f"models.{place}.name",
+                    value=repr(model.name),
+                )
             seen.add(model.name)
         return models
 
@@ -220,26 +282,49 @@ class RouterConfig(Declared):
         """
         file = Path(path)
         try:
-            if file.stat().st_size > MOST_TOML_BYTES:
-                raise ConfigurationError(f"{file}: larger than {MOST_TOML_BYTES} bytes", field=str(file))
-            data = tomllib.loads(file.read_text(encoding="utf-8"))
+            text = _read(file)
         except OSError as error:
             raise ConfigurationError(
                 f"cannot read {file}: {error.strerror or error}", field=str(file)
             ) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ConfigurationError(f"{file} is not valid TOML: {error}", field=str(file)) from error
-        return cls.parse(_anchored(data, file.parent))
+        try:
+            # Some editors begin a UTF-8 file with a byte order mark.
+            data = tomllib.loads(text.decode("utf-8-sig").replace("\r\n", "\n"))
+        except (ValueError, RecursionError) as error:
+            # Not `from error`: some of them carry the file's content, and there may be keys in it.
+            trouble = str(error)
+        else:
+            return cls.parse(_anchored(data, file.parent))
+        raise ConfigurationError(f"{file} is not valid TOML: {trouble}", field=str(file))
+
+
+def _read(file: Path) -> bytes:
+    """A file's content. Anything but a file is refused: reading from a pipe could wait for ever."""
+    if not file.is_file():
+        file.stat()  # says why, if it is because there is nothing
+        raise OSError(None, "it is no regular file")
+    with file.open("rb") as stream:
+        text = stream.read(MOST_TOML_BYTES + 1)
+    if len(text) > MOST_TOML_BYTES:
+        raise OSError(None, f"it is larger than {MOST_TOML_BYTES} bytes")
+    return text
 
 
 def _anchored(data: dict[str, object], folder: Path) -> dict[str, object]:
     """The configuration with its relative paths made relative to the folder of its file."""
-    ledger = data.get("ledger")
-    if isinstance(ledger, str):
-        data["ledger"] = folder / Path(ledger).expanduser()
     models = data.get("models")
+    _anchor(data, "ledger", folder)
     for model in models if isinstance(models, list) else ():
         for key in ("path", "lora"):
-            if isinstance(model, dict) and isinstance(model.get(key), str):
-                model[key] = folder / Path(model[key]).expanduser()
+            if isinstance(model, dict):
+                _anchor(model, key, folder)
     return data
+
+
+def _anchor(table: dict[str, object], key: str, folder: Path) -> None:
+    path = table.get(key)
+    if isinstance(path, str) and path:
+        try:
+            table[key] = folder / Path(path).expanduser()
+        except RuntimeError as error:
+            raise ConfigurationError(f"{key} = {path!r}: {error}", field=key, value=repr(path)) from error

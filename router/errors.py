@@ -50,6 +50,7 @@ __all__ = [
     "RouterError",
     "StreamInterruptedError",
     "nearest",
+    "shown",
 ]
 
 
@@ -248,12 +249,22 @@ class ModelLoadError(ModelError):
     """A local model cannot be loaded: no file, a corrupt file, no memory, a process that forked."""
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
+def nearest(word: object, choices: Iterable[str]) -> str:
     """A hint for an error text: `; did you mean 'x'?`, or else the choices, or else nothing."""
     known = [str(choice) for choice in choices]
-    close = difflib.get_close_matches(word, known, n=1)
+    # Cut, since it may be of any length: comparing takes time that grows with it.
+    close = difflib.get_close_matches(word[:200] if isinstance(word, str) else shown(word), known, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
     if known and len(known) <= 16:  # noqa: PLR2004 - a list longer than this helps nobody
         return f"; one of {', '.join(sorted(known))}"
     return ""
+
+
+def shown(value: object, most: int = 60) -> str:
+    """A value as a caller passed it, as one line of an error text of at most so many characters."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - whatever a caller's object does: it must not replace the error itself
+        return f"({type(value).__name__})"
+    return text if len(text) <= most else text[: most - 3] + "..."

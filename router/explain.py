@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from router.decision import Attempt, Candidate, Decision
 
 __all__ = ["explain"]
+
+
+#: Names in one line of a note.
+MOST_NAMES = 8
 
 
 def explain(decision: Decision) -> str:
@@ -43,7 +49,7 @@ def _features(decision: Decision) -> str:
 
 
 def _table(candidates: list[Candidate]) -> list[str]:
-    head = ("model", "USD", "first token", "whole answer", "95 % within", "quality", "from")
+    head = ("model", "cost", "first token", "answer", "likely within", "quality", "utility", "from")
     rows = [head, *(_row(candidate) for candidate in candidates)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = []
@@ -63,12 +69,24 @@ def _row(candidate: Candidate) -> tuple[str, ...]:
         _seconds(candidate.latency),
         _seconds(candidate.latency_p95),
         "unknown" if candidate.quality is None else f"{candidate.quality:.2f}",
+        "unknown" if candidate.utility is None else f"{candidate.utility:.4g}",
         f"{tokens}; {f'{seen} answers seen' if seen else 'its profile'}",
     )
 
 
 def _notes(candidates: list[Candidate]) -> list[str]:
-    return [f"    {candidate.model}: {note}" for candidate in candidates for note in candidate.notes]
+    """What was assumed, once, with the models that it was assumed of."""
+    noted: dict[str, list[str]] = {}
+    for candidate in candidates:
+        for note in candidate.notes:
+            noted.setdefault(note, []).append(candidate.model)
+    return [f"    {note} ({_listing(names)})" for note, names in noted.items()]
+
+
+def _listing(names: list[str]) -> str:
+    few = names[:MOST_NAMES]
+    rest = len(names) - len(few)
+    return ", ".join(few) + (f" and {rest} more" if rest else "")
 
 
 def _attempt(attempt: Attempt) -> str:
@@ -90,7 +108,11 @@ def _attempt(attempt: Attempt) -> str:
 def _usd(usd: float | None) -> str:
     if usd is None:
         return "unknown"
-    return "0 USD" if usd == 0 else f"{usd:.6f} USD" if usd < 1 else f"{usd:.2f} USD"
+    if usd == 0:
+        return "0 USD"
+    # Plain digits, never an exponent: three that count, whatever the size.
+    digits = max(2, 2 - math.floor(math.log10(abs(usd))))
+    return f"{usd:.{digits}f} USD"
 
 
 def _seconds(seconds: float | None) -> str:

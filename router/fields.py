@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, Required, TypedDict
 
-from router.errors import InvalidRequestError, nearest
+from router.errors import InvalidRequestError, nearest, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -83,16 +82,13 @@ Check = Callable[[str, object], object]
 
 
 def _wrong(name: str, value: object, wanted: str) -> InvalidRequestError:
-    text = repr(value)
-    shown = text if len(text) <= 60 else text[:57] + "..."  # noqa: PLR2004 - one line of an error text
-    return InvalidRequestError(f"{name} = {shown}: {wanted}", field=name, value=shown)
+    text = shown(value)
+    return InvalidRequestError(f"{name} = {text}: {wanted}", field=name, value=text)
 
 
 def _number(low: float, high: float) -> Check:
     def check(name: str, value: object) -> object:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise _wrong(name, value, f"a number from {low:g} to {high:g}")
-        if not low <= value <= high:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise _wrong(name, value, f"a number from {low:g} to {high:g}")
         return value
 
@@ -119,7 +115,7 @@ def _switch(name: str, value: object) -> object:
 def _choice(*choices: str) -> Check:
     def check(name: str, value: object) -> object:
         if value not in choices:
-            raise _wrong(name, value, f"no such choice{nearest(str(value), choices)}")
+            raise _wrong(name, value, f"no such choice{nearest(value, choices)}")
         return value
 
     return check
@@ -131,18 +127,42 @@ def _text(name: str, value: object) -> object:
     return value
 
 
-def _object(name: str, value: object) -> object:
+def _object(name: str, value: object) -> Mapping[object, object]:
     if not isinstance(value, Mapping):
         raise _wrong(name, value, "a mapping is needed")
     return value
 
 
-def _texts(name: str, value: object) -> object:
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
-        raise _wrong(name, value, "text or a list of texts is needed")
+def _stop(name: str, value: object) -> object:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
+        raise _wrong(name, value, "text or a list of texts is needed, none of them empty")
+    return value if isinstance(value, str) else list(texts)
+
+
+def _modalities(name: str, value: object) -> object:
+    if not isinstance(value, list | tuple):
+        raise _wrong(name, value, "a list of text and audio is needed")
+    for place, modality in enumerate(value):
+        _choice("text", "audio")(f"{name}.{place}", modality)
     return list(value)
+
+
+def _metadata(name: str, value: object) -> object:
+    labels = _object(name, value)
+    for key, label in labels.items():
+        if not isinstance(key, str) or not isinstance(label, str):
+            raise _wrong(f"{name}.{shown(key)}", label, "labels are texts")
+    return labels
+
+
+def _logit_bias(name: str, value: object) -> object:
+    biases = _object(name, value)
+    for token, bias in biases.items():
+        if not str(token).isdecimal():
+            raise _wrong(f"{name}.{shown(token)}", bias, "the number of a token is needed")
+        _number(-100, 100)(f"{name}.{token}", bias)
+    return biases
 
 
 def _functions(name: str, value: object) -> object:
@@ -160,10 +180,10 @@ def _tools(name: str, value: object) -> object:
         where = f"{name}.{place}"
         kind = tool.get("type") if isinstance(tool, Mapping) else None
         if kind not in ("function", "custom"):
-            raise _wrong(f"{where}.type", kind, f"no such type{nearest(str(kind), ('function', 'custom'))}")
+            raise _wrong(f"{where}.type", kind, f"no such type{nearest(kind, ('function', 'custom'))}")
         body = tool.get(kind)
         if not isinstance(body, Mapping) or not isinstance(body.get("name"), str) or not body["name"]:
-            raise _wrong(f"{where}.{kind}.name", body and body.get("name"), "a name is needed")
+            raise _wrong(f"{where}.{kind}.name", body, "a mapping with a name is needed")
     return tools
 
 
@@ -181,7 +201,7 @@ def _response_format(name: str, value: object) -> object:
         )
     kinds = ("text", "json_object", "json_schema")
     if kind not in kinds:
-        raise _wrong(f"{name}.type", kind, f"no such format{nearest(str(kind), kinds)}")
+        raise _wrong(f"{name}.type", kind, f"no such format{nearest(kind, kinds)}")
     if kind == "json_schema":
         body = value.get("json_schema")
         if not isinstance(body, Mapping) or not isinstance(body.get("schema"), Mapping):
@@ -196,12 +216,12 @@ CHECKS: dict[str, Check] = {
     "frequency_penalty": _number(-2, 2),
     "function_call": lambda name, value: value if isinstance(value, Mapping) else _text(name, value),
     "functions": _functions,
-    "logit_bias": _object,
+    "logit_bias": _logit_bias,
     "logprobs": _switch,
     "max_completion_tokens": _integer(1, MOST_TOKENS),
     "max_tokens": _integer(1, MOST_TOKENS),
-    "metadata": _object,
-    "modalities": _texts,
+    "metadata": _metadata,
+    "modalities": _modalities,
     "moderation": _object,
     "n": _integer(1, 128),
     "parallel_tool_calls": _switch,
@@ -215,7 +235,7 @@ CHECKS: dict[str, Check] = {
     "safety_identifier": _text,
     "seed": _integer(-(2**63), 2**63 - 1),
     "service_tier": _choice("auto", "default", "flex", "scale", "priority", "fast"),
-    "stop": _texts,
+    "stop": _stop,
     "store": _switch,
     "temperature": _number(0, 2),
     "tool_choice": _tool_choice,

@@ -61,6 +61,8 @@ class Fleet:
         max_output: The most output tokens, by place, where known.
         keyed: Places of models that need an environment variable's key.
         asked: Places of models whose adapter is asked how busy it is before a decision.
+        users: Requests that are under way on it.
+        retired: Whether it was replaced and its last request is over: nothing may begin on it.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Fleet:
         self._settings = settings
         self._lock = threading.Lock()
         self.users = 0
+        self.retired = False
         self._fill_columns()
         if before is not None:
             for place, old in kept.items():
@@ -189,6 +192,7 @@ def _static_rejection(name: str, profile: Profile, key: EligibilityKey) -> str |
         lacking = sorted(key.needs - profile.capabilities)
         if lacking:
             return f"capability: {', '.join(lacking)}"
-    if key.language is not None and profile.languages is not None and key.language not in profile.languages:
-        return f"language: {key.language}"
+    asked = key.language if key.pinned is None else None  # whoever names a model knows its languages
+    if asked is not None and profile.languages is not None and asked not in profile.languages:
+        return f"language: {asked}"
     return None

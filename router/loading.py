@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeAlias, cast
 
-from router.errors import ConfigurationError, nearest
+from router.errors import ConfigurationError, nearest, shown
 
 if TYPE_CHECKING:
     from router.adapter import Adapter, AdapterSettings
@@ -53,13 +53,13 @@ def model_from_table(table: Mapping[str, object], *, where: str) -> Model:
     """
     fields = dict(table)
     kind = fields.pop("kind", "local" if "path" in fields else "hosted")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise ConfigurationError(
-            f"{where}.kind = {kind!r}: no such kind of model{nearest(str(kind), _KINDS)}",
+            f"{where}.kind = {shown(kind)}: no such kind of model{nearest(kind, _KINDS)}",
             field=f"{where}.kind",
-            value=repr(kind),
+            value=shown(kind),
         )
-    module, name = _KINDS[str(kind)]
+    module, name = _KINDS[kind]
     declared = cast("type[Model]", getattr(importlib.import_module(module), name))
     try:
         return declared.parse(fields)

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    StrictBool,
+    field_validator,
+    model_validator,
+)
 
-from router.capabilities import CAPABILITIES
-from router.declared import Declared
-from router.errors import nearest
+from router.capabilities import CAPABILITIES, with_assumed
+from router.declared import Declared, number
+from router.errors import ConfigurationError, nearest
+from router.words import is_header, primary_language, variable
 
 if TYPE_CHECKING:
     from router.profile import Profile
 
 __all__ = ["HostedModel", "LocalModel", "Model", "Price"]
 
-Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+Number = BeforeValidator(number)
+Probability = Annotated[float, Number, Field(ge=0, le=1, allow_inf_nan=False)]
+Money = Annotated[float, Number, Field(ge=0, allow_inf_nan=False)]
+#: Backends count in 32 bits.
+Count = Annotated[int, Number, Field(ge=1, lt=2**31)]
+Variable = Annotated[str, AfterValidator(variable)]
+Language = Annotated[str, AfterValidator(primary_language)]
 Quality = Probability | Mapping[str, Probability] | None
 
 
@@ -55,25 +68,29 @@ class Model(Declared):
     """
 
     adapter: ClassVar[str] = ""
+    guarded: ClassVar[bool] = True
 
     name: str = Field(kw_only=False, min_length=1, max_length=200)
     quality: Quality = None
     capabilities: frozenset[str] | None = None
-    languages: frozenset[str] | None = None
+    languages: frozenset[Language] | None = None
     licence: str | None = None
 
     if not TYPE_CHECKING:
 
-        def __init__(self, name: str | None = None, /, **data: Any) -> None:
-            if name is not None:
-                data["name"] = name
-            super().__init__(**data)
+        def __init__(self, *name: str, **data: Any) -> None:
+            if len(name) > 1 or (name and "name" in data):
+                kind = type(self).__name__
+                raise ConfigurationError(f"{kind}: only the name has no keyword, and only once", field="name")
+            super().__init__(**data, **dict(zip(("name",), name, strict=False)))
 
     @field_validator("name")
     @classmethod
     def _name_is_usable(cls, name: str) -> str:
-        if name != name.strip() or name == "auto":
-            raise ValueError("a name has no space around it, and 'auto' is taken: it lets the router choose")
+        if name == "auto":
+            raise ValueError("'auto' is taken: it lets the router choose")
+        if name != name.strip() or not name.isprintable():
+            raise ValueError("a name has no space around it and nothing unprintable in it")
         return name
 
     @field_validator("capabilities")
@@ -83,6 +100,11 @@ class Model(Declared):
             if word not in CAPABILITIES:
                 raise ValueError(f"no capability is called {word!r}{nearest(word, CAPABILITIES)}")
         return capabilities
+
+    @field_validator("quality", mode="before")
+    @classmethod
+    def _quality_is_no_text(cls, quality: object) -> object:
+        return number(quality)
 
     @property
     def quality_table(self) -> Mapping[str, float]:
@@ -96,7 +118,7 @@ class Model(Declared):
         from router.profile import Profile
 
         return Profile(
-            capabilities=self.capabilities,
+            capabilities=with_assumed(self.capabilities),
             languages=self.languages,
             licence=self.licence,
             quality=self.quality_table,
@@ -124,15 +146,50 @@ class LocalModel(Model):
 
     path: Path
     n_ctx: Count | None = None
-    n_gpu_layers: Annotated[int, Field(ge=-1)] | Literal["auto"] = "auto"
+    n_gpu_layers: Annotated[int, Field(ge=-1, lt=2**31)] | Literal["auto"] = "auto"
     threads: Count | Literal["auto"] = "auto"
     max_parallel: Count = 8
     usd_per_hour: Money = 0.0
-    preload: bool = False
+    preload: StrictBool = False
     lora: Path | None = None
     isolation: Literal["thread"] = "thread"
     sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = None
     chat_template: str | None = None
+
+    if TYPE_CHECKING:  # what may be passed; pydantic turns it into what is declared above
+
+        def __init__(
+            self,
+            name: str,
+            *,
+            path: str | Path,
+            n_ctx: int | None = None,
+            n_gpu_layers: int | Literal["auto"] = "auto",
+            threads: int | Literal["auto"] = "auto",
+            max_parallel: int = 8,
+            usd_per_hour: float = 0.0,
+            preload: bool = False,
+            lora: str | Path | None = None,
+            isolation: Literal["thread"] = "thread",
+            sha256: str | None = None,
+            chat_template: str | None = None,
+            quality: float | Mapping[str, float] | None = None,
+            capabilities: Collection[str] | None = None,
+            languages: Collection[str] | None = None,
+            licence: str | None = None,
+        ) -> None: ...
+
+    @field_validator("n_gpu_layers", "threads", mode="before")
+    @classmethod
+    def _auto_or_a_number(cls, value: object) -> object:
+        return value if isinstance(value, str) else number(value)
+
+    @field_validator("path", "lora", mode="before")
+    @classmethod
+    def _path_is_not_empty(cls, path: object) -> object:
+        if path == "":
+            raise ValueError("the path of a file is needed")
+        return path
 
     def profile(self) -> Profile:
         """The declaration, with the GGUF file's own facts where the file can be read."""
@@ -170,11 +227,11 @@ class HostedModel(Model):
     model: str | None = None
     base_url: str | None = None
     api_key: SecretStr | Callable[[], str] | None = None
-    api_key_env: str | None = None
+    api_key_env: Variable | None = None
     price: Price | None = None
     context_window: Count | None = None
     max_output: Count | None = None
-    private: bool = False
+    private: StrictBool = False
     region: str | None = None
     headers: Mapping[str, SecretStr] | None = None
     organization: str | None = None
@@ -182,6 +239,34 @@ class HostedModel(Model):
     rpm: Count | None = None
     tpm: Count | None = None
     max_concurrency: Count | None = None
+
+    if TYPE_CHECKING:  # what may be passed; pydantic turns it into what is declared above
+
+        def __init__(
+            self,
+            name: str,
+            *,
+            provider: str | None = None,
+            model: str | None = None,
+            base_url: str | None = None,
+            api_key: str | SecretStr | Callable[[], str] | None = None,
+            api_key_env: str | None = None,
+            price: Price | Mapping[str, float] | None = None,
+            context_window: int | None = None,
+            max_output: int | None = None,
+            capabilities: Collection[str] | None = None,
+            private: bool = False,
+            region: str | None = None,
+            headers: Mapping[str, str | SecretStr] | None = None,
+            organization: str | None = None,
+            project: str | None = None,
+            rpm: int | None = None,
+            tpm: int | None = None,
+            max_concurrency: int | None = None,
+            quality: float | Mapping[str, float] | None = None,
+            languages: Collection[str] | None = None,
+            licence: str | None = None,
+        ) -> None: ...
 
     @field_validator("base_url")
     @classmethod
@@ -192,23 +277,40 @@ class HostedModel(Model):
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ValueError("a base URL begins with http:// or https:// and names a host")
+            if parts.port == 0 or not url.isprintable() or " " in url:  # .port raises if it is no number
+                raise ValueError("a base URL has no port 0, no spaces and nothing unprintable")
             if parts.username or parts.password or parts.query or parts.fragment:
                 raise ValueError("a base URL carries no user, password, query or fragment")
         return url
 
-    @model_validator(mode="after")
-    def _host_is_known(self) -> Self:
-        if self.api_key is not None and self.api_key_env is not None:
-            raise ValueError("api_key and api_key_env are both given: which one holds?")
-        if self.provider is not None:
+    @field_validator("provider")
+    @classmethod
+    def _provider_is_known(cls, provider: str | None) -> str | None:
+        if provider is not None:
             from router.catalogue.providers import PROVIDERS
 
-            if self.provider not in PROVIDERS:
-                raise ValueError(
-                    f"provider = {self.provider!r}: no such provider{nearest(self.provider, PROVIDERS)}"
-                )
-        elif self.base_url is None:
-            raise ValueError("a hosted model needs a provider or a base_url")
+            if provider not in PROVIDERS:
+                raise ValueError(f"no such provider{nearest(provider, PROVIDERS)}")
+        return provider
+
+    @field_validator("headers")
+    @classmethod
+    def _headers_can_be_sent(cls, headers: Mapping[str, SecretStr] | None) -> Mapping[str, SecretStr] | None:
+        for name, value in (headers or {}).items():
+            if not is_header(name, value.get_secret_value()):
+                raise ValueError(f"{name!r}: no HTTP header has such a name or value")
+        return headers
+
+    @model_validator(mode="after")
+    def _host_is_given(self) -> Self:
+        if self.api_key is not None and self.api_key_env is not None:
+            raise ConfigurationError(
+                f"{self.name}: api_key and api_key_env are both given: which one holds?", field="api_key_env"
+            )
+        if self.provider is None and self.base_url is None:
+            raise ConfigurationError(
+                f"{self.name}: a hosted model needs a provider or a base_url", field="provider"
+            )
         return self
 
     @property

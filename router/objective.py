@@ -20,6 +20,7 @@ __all__ = [
     "objective",
     "sort_key",
     "stretch_of",
+    "worth",
 ]
 
 RELAXED = ("max_latency", "max_ttft", "min_quality", "max_cost")
@@ -53,7 +54,6 @@ class Rules:
     Attributes:
         deadline: Seconds left; models that are expected to miss it come last.
         pinned: The model that the request names; only what no model may break holds then.
-        has_budget: Whether money limits hold, so that a price must be known.
     """
 
     policy: Policy
@@ -66,7 +66,6 @@ class Rules:
     models: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     pinned: str | None = None
-    has_budget: bool = False
 
     @property
     def has_constraints(self) -> bool:
@@ -81,7 +80,7 @@ class Rules:
         if self.pinned is not None:
             return False
         by = self.policy.rank_by
-        return self.has_budget or self.max_cost is not None or by in ("objective", "cheapest")
+        return self.max_cost is not None or by in ("objective", "cheapest")
 
 
 def objective(policy: Policy, found: Estimate, quality: float | None) -> float:
@@ -98,6 +97,16 @@ def sort_key(policy: Policy) -> Callable[[Estimate, float | None], float | tuple
     if policy.rank_by == "best":
         return lambda found, quality: (math.inf if quality is None else -quality, _last(found.cost))
     return lambda found, quality: _last(objective(policy, found, quality))
+
+
+def worth(policy: Policy, found: Estimate, quality: float | None) -> float | None:
+    """The negative of what the policy minimises first; None if it is unknown. Higher is better."""
+    if policy.rank_by == "best":
+        return quality
+    if policy.rank_by == "fastest":
+        return -found.latency
+    value = found.cost if policy.rank_by == "cheapest" else objective(policy, found, quality)
+    return None if math.isnan(value) else -value
 
 
 def _last(value: float) -> float:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from router.decision import Candidate, Features, Ranking
-from router.errors import ConfigurationError
+from router.errors import ConfigurationError, shown
 from router.estimates import Situation, estimate
 from router.fleet import Eligibility, EligibilityKey, Fleet
 from router.objective import (
@@ -19,12 +19,21 @@ from router.objective import (
     Rules,
     breaches,
     code_of,
-    objective,
     sort_key,
     stretch_of,
+    worth,
 )
 
 __all__ = ["Ranked", "rank"]
+
+_UNITS = {
+    "budget": " USD left",
+    "context": " tokens",
+    "max_cost": " USD",
+    "max_latency": " s",
+    "max_output": " tokens",
+    "max_ttft": " s",
+}
 
 
 class Ranked(Ranking):
@@ -68,7 +77,8 @@ class Ranked(Ranking):
         if found is None or isinstance(found, str):
             return found
         code, value, limit = found
-        return f"{code}: {value:.6g} {'<' if code == 'min_quality' else '>'} {limit:.6g}"
+        sign = "<" if code == "min_quality" else ">"
+        return f"{code}: {value:.6g} {sign} {limit:.6g}{_UNITS.get(code, '')}"
 
     def rejections(self) -> dict[str, str]:
         """Every rejected model's name with the reason, as declared."""
@@ -120,8 +130,7 @@ class Ranked(Ranking):
     def _utility(self, place: int, found: Estimate, quality: float | None) -> float | None:
         if place in self._utilities:
             return self._utilities[place]
-        value = -objective(self.rules.policy, found, quality)
-        return None if math.isnan(value) else value
+        return worth(self.rules.policy, found, quality)
 
     def sort(self) -> None:
         """Puts the best first. Ties stay as declared; what is expected to miss the deadline comes last."""
@@ -224,30 +233,35 @@ def _own_utility(utility: Callable[[Candidate], float], candidate: Candidate) ->
         ConfigurationError: if it raises or returns no number.
     """
     try:
-        value = float(utility(candidate))
-    except Exception as error:
+        said = utility(candidate)
+        value = math.nan if isinstance(said, bool | str | bytes) else float(said)
+    except Exception as error:  # it is the app's own code: it may raise anything
         raise ConfigurationError(
             f"policy.utility failed for {candidate.model}: {type(error).__name__}: {error}",
             field="policy.utility",
         ) from error
     if math.isnan(value):
         raise ConfigurationError(
-            f"policy.utility is not a number for {candidate.model}", field="policy.utility"
+            f"policy.utility = {shown(said)} for {candidate.model}: a number is needed",
+            field="policy.utility",
+            value=shown(said),
         )
     return value
 
 
 def _keep_hard_limits(ranked: Ranked, now: Situation) -> None:
     """Leaves out models of unknown price where cost matters, and those that a budget has no money for."""
-    needs_price, left = ranked.rules.needs_price, now.budget_left
+    rules, left = ranked.rules, now.budget_left
+    needs_price = rules.needs_price
     if not needs_price and not left:
         return
     kept = []
     for place in ranked.order:
         cost = ranked.estimates[place].cost
-        if needs_price and cost != cost:  # noqa: PLR0124 - NaN, the fast way
+        budgeted = place in left
+        if cost != cost and (needs_price or (budgeted and rules.pinned is None)):  # noqa: PLR0124 - NaN, fast
             ranked.reasons[place] = "price: unknown"
-        elif place in left and cost > left[place]:
+        elif budgeted and cost > left[place]:
             ranked.reasons[place] = ("budget", cost, left[place])
         else:
             kept.append(place)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import cast
 
 from router.config import RoutingOptions
-from router.errors import ConfigurationError, InvalidRequestError, nearest
+from router.errors import ConfigurationError, InvalidRequestError, nearest, shown
+from router.extras import CREDENTIALS, check_extra_body, checked_headers, checked_query
 from router.fields import CHECKS, TRANSPORT_FIELDS
 from router.request import ChatRequest, JSONObject
 
@@ -16,11 +17,6 @@ __all__ = ["ParsedRequest", "parse_request"]
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 PARTS = ("text", "image_url", "input_audio", "file", "refusal")
 
-#: Fields that must not come with a request: whoever may send requests may not redirect them.
-_CREDENTIALS = frozenset({"api_key", "base_url", "organization", "project", "default_headers", "http_client"})
-_CREDENTIAL_HEADERS = frozenset(
-    {"authorization", "proxy-authorization", "api-key", "x-api-key", "x-goog-api-key", "host", "cookie"}
-)
 _KNOWN = frozenset({"messages", "model", "stream", "stream_options", "routing", *TRANSPORT_FIELDS, *CHECKS})
 
 
@@ -40,15 +36,17 @@ def parse_request(arguments: Mapping[str, object]) -> ParsedRequest:
         InvalidRequestError: naming the field, the value and the nearest valid choice.
     """
     given = {name: value for name, value in arguments.items() if value is not None and not _is_omitted(value)}
-    for name in given:
+    for name, value in given.items():
         if name not in _KNOWN:
-            raise _unknown_field(name)
+            raise _unknown_field(name, value)
     extra_body = dict(_mapping(given, "extra_body"))
     options = _options(given.get("routing"), extra_body.pop("routing", None), given.get("timeout"))
+    check_extra_body(extra_body, _KNOWN)
     params = {}
     for name, check in CHECKS.items():
         if name in given:
             params[name] = check(name, given[name])
+    _check_tool_choice(params)
     if "messages" not in given:
         raise InvalidRequestError("messages: a list of messages is needed", field="messages")
     stream = _flag(given, "stream")
@@ -57,13 +55,15 @@ def parse_request(arguments: Mapping[str, object]) -> ParsedRequest:
         params=params,
         stream=stream,
         include_usage=_include_usage(given.get("stream_options"), stream=stream),
-        extra_headers=_headers(_mapping(given, "extra_headers")),
-        extra_query=_mapping(given, "extra_query"),
+        extra_headers=checked_headers(_mapping(given, "extra_headers")),
+        extra_query=checked_query(_mapping(given, "extra_query")),
         extra_body=extra_body,
     )
     model = given.get("model", "auto")
     if not isinstance(model, str):
-        raise InvalidRequestError("model: a name, or 'auto'", field="model", value=repr(model))
+        raise InvalidRequestError(
+            f"model = {shown(model)}: a name, or 'auto'", field="model", value=shown(model)
+        )
     return ParsedRequest(request=request, model=model, options=options)
 
 
@@ -73,18 +73,21 @@ def _is_omitted(value: object) -> bool:
     return kind.__name__ in ("Omit", "NotGiven") and kind.__module__.startswith("openai")
 
 
-def _unknown_field(name: str) -> InvalidRequestError:
-    if name in _CREDENTIALS:
+def _unknown_field(name: str, value: object) -> InvalidRequestError:
+    if name in CREDENTIALS:
         return InvalidRequestError(
             f"{name}: no request can set credentials or a base URL; declare them on the model", field=name
         )
-    return InvalidRequestError(f"{name}: no such field{nearest(name, _KNOWN)}", field=name)
+    # A field of another name may hold anything, a key or a prompt too: text is not shown.
+    text = shown(value) if isinstance(value, bool | int | float) else ""
+    said = f" = {text}" if text else ""
+    return InvalidRequestError(f"{name}{said}: no such field{nearest(name, _KNOWN)}", field=name, value=text)
 
 
 def _flag(given: Mapping[str, object], name: str) -> bool:
     value = given.get(name, False)
     if not isinstance(value, bool):
-        raise InvalidRequestError(f"{name} = {value!r}: true or false", field=name, value=repr(value))
+        raise InvalidRequestError(f"{name} = {shown(value)}: true or false", field=name, value=shown(value))
     return value
 
 
@@ -97,16 +100,26 @@ def _mapping(given: Mapping[str, object], name: str) -> JSONObject:
     return value
 
 
-def _headers(headers: JSONObject) -> dict[str, str]:
-    for name, value in headers.items():
-        if name.lower() in _CREDENTIAL_HEADERS:
+def _check_tool_choice(params: JSONObject) -> None:
+    """A forced choice must be among the tools."""
+    choice, tools = params.get("tool_choice"), params.get("tools")
+    if choice is None or choice in ("auto", "none"):
+        return
+    if not isinstance(tools, list) or not tools:
+        raise InvalidRequestError(
+            f"tool_choice = {shown(choice)}: only with tools", field="tool_choice", value=shown(choice)
+        )
+    kind = choice.get("type") if isinstance(choice, Mapping) else None
+    body = choice.get(kind) if isinstance(choice, Mapping) and kind in ("function", "custom") else None
+    if isinstance(choice, Mapping) and kind != "allowed_tools":
+        names = [tool[tool["type"]]["name"] for tool in tools]
+        name = body.get("name") if isinstance(body, Mapping) else None
+        if name not in names:
+            field = f"tool_choice.{kind}.name" if isinstance(body, Mapping) else "tool_choice"
+            text = shown(name if isinstance(body, Mapping) else choice)
             raise InvalidRequestError(
-                f"extra_headers.{name}: no request can set credentials or a host; declare them on the model",
-                field=f"extra_headers.{name}",
+                f"{field} = {text}: no such tool{nearest(name, names)}", field=field, value=text
             )
-        if not isinstance(value, str):
-            raise InvalidRequestError(f"extra_headers.{name}: text is needed", field=f"extra_headers.{name}")
-    return cast("dict[str, str]", dict(headers))
 
 
 def _include_usage(options: object, *, stream: bool) -> bool:
@@ -132,11 +145,9 @@ def _options(argument: object, in_body: object, timeout: object) -> RoutingOptio
         merged["deadline"] = _timeout_seconds(timeout)
     for source, name in ((in_body, "extra_body.routing"), (argument, "routing")):
         if isinstance(source, RoutingOptions):
-            if not merged:
-                merged = {}
-            merged.update(source.model_dump(exclude_unset=True))
+            merged.update(source.model_dump(exclude_unset=True, exclude_none=True))
         elif isinstance(source, Mapping):
-            merged.update(source)
+            merged.update({key: value for key, value in source.items() if value is not None})
         elif source is not None:
             raise InvalidRequestError(f"{name}: RoutingOptions or a mapping is needed", field=name)
     if isinstance(argument, RoutingOptions) and in_body is None and timeout is None:
@@ -150,13 +161,16 @@ def _options(argument: object, in_body: object, timeout: object) -> RoutingOptio
 
 _NO_OPTIONS = RoutingOptions()
 
+#: As much as every clock and every time-out of an operating system can hold: thirty years.
+MOST_SECONDS = 1e9
+
 
 def _timeout_seconds(timeout: object) -> float:
     """`timeout=` as seconds: a number, or an httpx2.Timeout, whose read time-out is taken."""
     seconds = getattr(timeout, "read", timeout)
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= MOST_SECONDS:
         raise InvalidRequestError(
-            f"timeout = {timeout!r}: seconds above 0", field="timeout", value=repr(timeout)
+            f"timeout = {shown(timeout)}: seconds above 0", field="timeout", value=shown(timeout)
         )
     return float(seconds)
 
@@ -184,9 +198,9 @@ def _message(place: int, message: object) -> JSONObject:
     role = message.get("role")
     if role not in ROLES:
         raise InvalidRequestError(
-            f"messages.{place}.role = {role!r}: no such role{nearest(str(role), ROLES)}",
+            f"messages.{place}.role = {shown(role)}: no such role{nearest(role, ROLES)}",
             field=f"messages.{place}.role",
-            value=repr(role),
+            value=shown(role),
         )
     content = message.get("content")
     if not isinstance(content, str):
@@ -217,11 +231,18 @@ def _content(place: int, role: str, content: object) -> None:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind not in PARTS:
             raise InvalidRequestError(
-                f"{where}.{number}.type = {kind!r}: no such part{nearest(str(kind), PARTS)}",
+                f"{where}.{number}.type = {shown(kind)}: no such part{nearest(kind, PARTS)}",
                 field=f"{where}.{number}.type",
-                value=repr(kind),
+                value=shown(kind),
             )
-        if kind == "text" and not isinstance(part.get("text"), str):
-            raise InvalidRequestError(
-                f"{where}.{number}.text: text is needed", field=f"{where}.{number}.text"
-            )
+        _part_body(f"{where}.{number}.{kind}", kind, part.get(kind))
+
+
+def _part_body(where: str, kind: str, body: object) -> None:
+    if kind in ("text", "refusal"):
+        if not isinstance(body, str):
+            raise InvalidRequestError(f"{where}: text is needed", field=where)
+    elif not isinstance(body, Mapping):
+        raise InvalidRequestError(f"{where}: a mapping is needed", field=where)
+    elif kind == "image_url" and not isinstance(body.get("url"), str):
+        raise InvalidRequestError(f"{where}.url: text is needed", field=f"{where}.url")

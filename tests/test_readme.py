@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from router import Budget, HostedModel, LocalModel, Policy, Recovery, RouterConfig
 from router.catalogue.providers import PROVIDERS
@@ -18,7 +19,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def block(language: str, containing: str) -> str:
     """The code block of a language that contains a text."""
     blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-    return next(found for found in blocks if containing in found)
+    return str(next(found for found in blocks if containing in found))
 
 
 def test_there_are_two_commands_and_each_does_all_its_set_up() -> None:
@@ -48,7 +49,7 @@ def test_the_example_configuration_has_every_key_and_loads(
     assert config.ledger == tmp_path / "router.db"
 
     data = tomllib.loads(text)
-    shown = {
+    shown: dict[type[BaseModel], set[str]] = {
         RouterConfig: set(data),
         LocalModel: {"lora", "sha256", "chat_template", *data["models"][0]},
         HostedModel: {"api_key", *data["models"][1], *data["models"][2]},

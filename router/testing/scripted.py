@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -114,6 +114,29 @@ class ScriptedModel(Model):
     tpm: Count | None = None
     max_concurrency: Count | None = None
     _record: Record = PrivateAttr(default_factory=Record)
+
+    if TYPE_CHECKING:  # what may be passed; pydantic turns it into what is declared above
+
+        def __init__(
+            self,
+            name: str,
+            *,
+            script: Sequence[Scripted] = ...,
+            price: Price | None = ...,
+            context_window: int | None = None,
+            max_output: int | None = None,
+            private: bool = False,
+            speed_ttft: float = 0.1,
+            speed_decode: float = 100.0,
+            load_time: float = 0.0,
+            rpm: int | None = None,
+            tpm: int | None = None,
+            max_concurrency: int | None = None,
+            quality: float | Mapping[str, float] | None = None,
+            capabilities: Collection[str] | None = None,
+            languages: Collection[str] | None = None,
+            licence: str | None = None,
+        ) -> None: ...
 
     @property
     def record(self) -> Record:

@@ -48,7 +48,9 @@ def test_the_declaration_goes_before_the_file(tmp_path: Path) -> None:
         frozenset({"tools", "sampling"}),
     )
     assert profile.usd_per_hour == 0.3
-    assert LocalModel("q", path=path, capabilities=frozenset()).profile().capabilities == {"sampling"}
+    assert LocalModel("q", path=path, capabilities=frozenset()).profile().capabilities == frozenset(
+        {"sampling"}
+    )
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a model", b"GGUF\x03"])
