@@ -1,0 +1,118 @@
+"""Carries an answer from the engine's thread to the event loop that waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from adapters.local.engine import Finish
+from adapters.local.reading import Part, Reader
+from adapters.local.text import StopText
+from router.errors import ModelError
+
+__all__ = ["Ended", "Heard", "Hearing", "Started"]
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The engine began with the prompt."""
+
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The answer is complete."""
+
+    finish: Finish
+    completion_tokens: int
+
+
+Heard = Started | Part | Ended | ModelError
+"""What an engine can tell."""
+
+
+class Hearing:
+    """An `engine.Listener` whose news an event loop can await.
+
+    Everything is read (stop strings, tool calls) on the engine's thread, which must know at once when an
+    answer is over. The loop is woken once for all that has come since it last looked.
+    """
+
+    def __init__(self, text: StopText, reader: Reader, abandon: Callable[[], None]) -> None:
+        """Takes how to read the answer, and what to do when the loop was closed under it."""
+        self._text = text
+        self._reader = reader
+        self._abandon = abandon
+        self._loop = asyncio.get_running_loop()
+        self._arrived = asyncio.Event()
+        self._guard = threading.Lock()
+        self._news: list[Heard] = []
+
+    # On the engine's thread
+
+    def started(self, prompt_tokens: int) -> None:
+        """See `engine.Listener`."""
+        self._tell([Started(prompt_tokens)])
+
+    def piece(self, text: bytes) -> bool:
+        """See `engine.Listener`."""
+        certain = self._text.feed(text)
+        if certain:
+            self._tell(self._reader.feed(certain))
+        return not (self._text.stopped or self._reader.done)
+
+    def finished(self, finish: Finish, completion_tokens: int) -> None:
+        """See `engine.Listener`."""
+        rest = [*self._reader.feed(self._text.end()), *self._reader.end()]
+        self._tell([*rest, Ended(finish, completion_tokens)])
+
+    def failed(self, error: ModelError) -> None:
+        """See `engine.Listener`."""
+        self._tell([error])
+
+    def _tell(self, news: Sequence[Heard]) -> None:
+        if not news:
+            return
+        with self._guard:
+            asleep = not self._news
+            self._news += news
+        if not asleep:
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._arrived.set)
+        except RuntimeError:  # the loop was closed
+            self._abandon()
+
+    # On the event loop
+
+    def leave(self) -> None:
+        """Lets go of whoever would have been told that the loop was closed: the answer is over for them."""
+        self._abandon = _nothing
+
+    async def news(self) -> list[Heard]:
+        """What has come since the last call, at least one; pieces of one kind are put together."""
+        await self._arrived.wait()
+        self._arrived.clear()
+        with self._guard:
+            news, self._news = self._news, []
+        return _put_together(news)
+
+
+def _put_together(news: list[Heard]) -> list[Heard]:
+    if len(news) < 2:  # noqa: PLR2004 - nothing to put together
+        return news
+    found: list[Heard] = []
+    for one in news:
+        last = found[-1] if found else None
+        if isinstance(one, Part) and isinstance(last, Part) and one.kind == last.kind != "call":
+            found[-1] = Part(one.kind, last.text + one.text)
+        else:
+            found.append(one)
+    return found

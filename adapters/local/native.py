@@ -1,0 +1,292 @@
+"""llama.cpp, typed: a model with one sequence of context. Only this module and `sampling` import llama_cpp.
+
+The class `llama_cpp.Llama` is left aside on purpose: while it loads, it points the whole process's standard
+output at nothing; it parses the file's chat template, so that a broken one cannot be replaced; it cuts
+tokens longer than 32 bytes; and a grammar that leads nowhere aborts the process.
+
+Nothing here locks. One thread loads a `NativeModel`, uses it and closes it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import llama_cpp.llama_cpp as c
+import numpy as np
+
+if TYPE_CHECKING:
+    from adapters.local.sampling import Sampler
+
+__all__ = ["DecodeError", "LoadSettings", "NativeError", "NativeModel"]
+
+#: Tokens of a prompt computed in one step: what other models and a cancelled job wait for at most.
+STEP_TOKENS = 512
+_ERROR_LEVEL = 4
+
+
+class NativeError(Exception):
+    """llama.cpp refused; the text says what it said."""
+
+
+class DecodeError(NativeError):
+    """A step failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadSettings:
+    """How to load a model.
+
+    Attributes:
+        path: The GGUF file.
+        n_ctx: Tokens of context; None: what the file was trained with, at most `most_ctx`.
+        most_ctx: See `n_ctx`.
+        n_gpu_layers: -1: all; None: all if the build has a GPU, else none.
+        threads: Threads to compute with.
+        lora: A LoRA adapter's GGUF file.
+    """
+
+    path: Path
+    n_ctx: int | None
+    most_ctx: int
+    n_gpu_layers: int | None
+    threads: int
+    lora: Path | None
+
+
+class _Complaints(threading.local):
+    """What llama.cpp logged as errors on this thread; its functions only return a null pointer."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def take(self) -> str:
+        text = "; ".join(line.strip() for line in self.lines if line.strip())
+        self.lines.clear()
+        return text[-500:]
+
+
+_complaints = _Complaints()
+
+
+@c.llama_log_callback  # type: ignore[untyped-decorator]  # a ctypes function type
+def _log(level: int, text: bytes, _data: object) -> None:
+    if level == _ERROR_LEVEL and len(_complaints.lines) < 20:  # noqa: PLR2004 - enough for any reason
+        _complaints.lines.append(text.decode("utf-8", "replace"))
+
+
+_backend = threading.Lock()
+_backend_ready = False
+
+
+def _start_backend() -> None:
+    global _backend_ready  # noqa: PLW0603 - llama.cpp's own state is the process's, too
+    with _backend:
+        if not _backend_ready:
+            c.llama_log_set(_log, ctypes.c_void_p(0))
+            c.llama_backend_init()
+            _backend_ready = True
+
+
+class NativeModel:
+    """A loaded model and its context.
+
+    Raises:
+        NativeError: if it cannot be loaded.
+    """
+
+    def __init__(self, settings: LoadSettings) -> None:
+        _start_backend()
+        _complaints.take()
+        self._stack = ExitStack()
+        try:
+            self._load(settings)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _load(self, settings: LoadSettings) -> None:
+        params = c.llama_model_default_params()
+        layers = settings.n_gpu_layers
+        if layers is None:
+            layers = -1 if c.llama_supports_gpu_offload() else 0
+        params.n_gpu_layers = 0x7FFFFFFF if layers == -1 else layers
+        # A LoRA's tensors are added to the weights' buffers, which a mapping cannot take.
+        params.load_mode = c.LLAMA_LOAD_MODE_NONE if settings.lora else c.LLAMA_LOAD_MODE_MMAP
+        self._model = c.llama_model_load_from_file(os.fsencode(settings.path), params)
+        if not self._model:
+            raise NativeError(_complaints.take() or "llama.cpp cannot read it")
+        self._stack.callback(c.llama_model_free, self._model)
+        self._vocab = c.llama_model_get_vocab(self._model)
+        if c.llama_model_has_encoder(self._model) or not c.llama_model_has_decoder(self._model):
+            raise NativeError("it is no decoder-only model, and so no chat model")
+        trained = int(c.llama_model_n_ctx_train(self._model))
+        self.n_vocab = int(c.llama_vocab_n_tokens(self._vocab))
+        self._make_context(settings.n_ctx or min(trained or settings.most_ctx, settings.most_ctx), settings)
+        if settings.lora:
+            self._add_lora(settings.lora)
+        self._clear_data = bool(
+            c.llama_model_is_recurrent(self._model) or c.llama_model_is_hybrid(self._model)
+        )
+        self._step = (c.llama_token * STEP_TOKENS)()
+
+    def _make_context(self, n_ctx: int, settings: LoadSettings) -> None:
+        params = c.llama_context_default_params()
+        params.n_ctx = n_ctx
+        params.n_batch = params.n_ubatch = STEP_TOKENS
+        params.n_threads = params.n_threads_batch = settings.threads
+        params.n_seq_max = 1
+        self._abort = ctypes.create_string_buffer(2)
+        self._context = c.llama_init_from_model(self._model, params)
+        if not self._context:
+            raise NativeError(_complaints.take() or f"no memory for a context of {n_ctx} tokens")
+        self._stack.callback(c.llama_free, self._context)
+        # llama.cpp may round up; what was asked for is what is promised.
+        self.n_ctx = min(n_ctx, int(c.llama_n_ctx(self._context)))
+        self._memory = c.llama_get_memory(self._context)
+        self._let_abort()
+
+    def _let_abort(self) -> None:
+        """Lets `abort` break a step off.
+
+        llama.cpp asks its abort callback at every node of its graph, from its own threads: too often for
+        Python. The C library's `strlen` answers instead: 0, "go on", while our buffer holds an empty text.
+        """
+        if os.name != "posix":  # another C library; closing waits for the step to end there
+            return
+        strlen = ctypes.cast(ctypes.CDLL(None).strlen, c.ggml_abort_callback)
+        c.llama_set_abort_callback(self._context, strlen, ctypes.addressof(self._abort))
+
+    def _add_lora(self, path: Path) -> None:
+        adapter = c.llama_adapter_lora_init(self._model, os.fsencode(path))
+        if not adapter:
+            raise NativeError(
+                f"the LoRA adapter {path} does not fit: {_complaints.take() or 'no reason given'}"
+            )
+        adapters = (c.llama_adapter_lora_p_ctypes * 1)(adapter)
+        if c.llama_set_adapters_lora(self._context, adapters, 1, (ctypes.c_float * 1)(1.0)):
+            raise NativeError(f"the LoRA adapter {path} cannot be applied: {_complaints.take()}")
+
+    def close(self) -> None:
+        """Frees everything. May be called twice."""
+        self._stack.close()
+
+    def abort(self, *, now: bool = True) -> None:
+        """Breaks the step in progress off, and all later ones until `now=False`; from any thread."""
+        self._abort[0] = b"\x01" if now else b"\x00"
+
+    # What the file says
+
+    def metadata(self) -> dict[str, str]:
+        """The file's key-value pairs as texts; llama.cpp leaves arrays out."""
+        pairs = {}
+        for place in range(c.llama_model_meta_count(self._model)):
+            key = self._text(c.llama_model_meta_key_by_index, place)
+            pairs[key] = self._text(c.llama_model_meta_val_str_by_index, place)
+        return pairs
+
+    def _text(self, read: Any, place: int) -> str:
+        size = 1 << 12
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            needed = int(read(self._model, place, buffer, size))
+            if needed < size:
+                return buffer.value.decode("utf-8", "replace")
+            size = needed + 1
+
+    def token_text(self, token: int) -> str:
+        """A token as the vocabulary spells it; empty for -1, which stands for no token."""
+        if token < 0:
+            return ""
+        return bytes(c.llama_vocab_get_text(self._vocab, token)).decode("utf-8", "replace")
+
+    @property
+    def bos(self) -> int:
+        """The begin-of-sequence token; -1 if there is none."""
+        return int(c.llama_vocab_bos(self._vocab))
+
+    @property
+    def eos(self) -> int:
+        """The end-of-sequence token; -1 if there is none."""
+        return int(c.llama_vocab_eos(self._vocab))
+
+    # Tokens
+
+    def tokenize(self, text: str) -> list[int]:
+        """A rendered chat as tokens, special ones recognised.
+
+        BOS is added if the model wants one and the chat does not begin with it.
+        """
+        data = text.encode("utf-8", "replace")
+        room = len(data) + 8
+        tokens = (c.llama_token * room)()
+        count = int(c.llama_tokenize(self._vocab, data, len(data), tokens, room, False, True))
+        if count < 0:
+            raise NativeError("the prompt cannot be tokenized")
+        found = list(tokens[:count])
+        if c.llama_vocab_get_add_bos(self._vocab) and found[:1] != [self.bos]:
+            found.insert(0, self.bos)
+        return found
+
+    def piece(self, token: int, *, special: bool) -> bytes:
+        """A token's bytes; empty for a control token unless `special`."""
+        buffer = ctypes.create_string_buffer(64)
+        size = int(c.llama_token_to_piece(self._vocab, token, buffer, 64, 0, special))
+        if size < 0:
+            buffer = ctypes.create_string_buffer(-size)
+            size = int(c.llama_token_to_piece(self._vocab, token, buffer, -size, 0, special))
+        return buffer.raw[:size]
+
+    @cached_property
+    def continuations(self) -> list[int]:
+        """The tokens that begin in the middle of a character."""
+        pieces = (self.piece(token, special=True)[:1] for token in range(self.n_vocab))
+        return [token for token, start in enumerate(pieces) if b"\x80" <= start < b"\xc0"]
+
+    def ends_turn(self, token: int) -> bool:
+        """Whether a token ends the answer."""
+        return bool(c.llama_vocab_is_eog(self._vocab, token))
+
+    # Computing
+
+    def reset(self) -> None:
+        """Forgets the sequence.
+
+        Nothing of it is reused for the next one: a prompt whose beginning was computed in other steps is
+        rounded differently, and greedy text would depend on what ran before.
+        """
+        c.llama_memory_clear(self._memory, self._clear_data)
+
+    def decode(self, tokens: Sequence[int]) -> None:
+        """Appends at most `STEP_TOKENS` tokens to the sequence; the logits after the last are kept.
+
+        Raises:
+            DecodeError: if llama.cpp cannot; the sequence is spoilt then.
+        """
+        count = len(tokens)
+        self._step[:count] = [*tokens]
+        code = int(c.llama_decode(self._context, c.llama_batch_get_one(self._step, count)))
+        if code:
+            raise DecodeError(f"llama_decode returned {code}: {_complaints.take() or 'no reason given'}")
+
+    @property
+    def sane(self) -> bool:
+        """Whether the last step computed numbers; damaged weights do not, and any token would follow."""
+        logits = np.ctypeslib.as_array(c.llama_get_logits_ith(self._context, -1), shape=(self.n_vocab,))
+        return not bool(np.isnan(logits).any())
+
+    def sample(self, sampler: Sampler) -> int:
+        """Draws the next token."""
+        return sampler.draw(self._context)
+
+    @property
+    def vocab(self) -> object:
+        """llama.cpp's vocabulary, for samplers."""
+        return self._vocab

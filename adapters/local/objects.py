@@ -1,0 +1,143 @@
+"""OpenAI's objects, built without validation.
+
+What they are made of is our own and right by construction; validating it again would cost more than the
+rest of the adapter. Dumps and reprs are what the openai SDK's own objects give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from openai.types import CompletionUsage
+from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
+from openai.types.chat.chat_completion import Choice
+from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
+from openai.types.chat.chat_completion_chunk import (
+    ChoiceDelta,
+    ChoiceDeltaToolCall,
+    ChoiceDeltaToolCallFunction,
+)
+from openai.types.chat.chat_completion_message_function_tool_call import (
+    ChatCompletionMessageFunctionToolCall,
+    Function,
+)
+from openai.types.completion_usage import CompletionTokensDetails, PromptTokensDetails
+from pydantic import BaseModel
+
+from adapters.local.tools import ToolCall
+
+__all__ = ["ChatObjects", "usage_of"]
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def _defaults(kind: type[BaseModel]) -> dict[str, Any]:
+    return {name: field.default for name, field in kind.model_fields.items() if not field.is_required()}
+
+
+_DEFAULTS: dict[type[BaseModel], dict[str, Any]] = {}
+
+
+def _build(kind: type[T], values: dict[str, Any], extra: dict[str, Any] | None = None) -> T:
+    defaults = _DEFAULTS.get(kind)
+    if defaults is None:
+        defaults = _DEFAULTS[kind] = _defaults(kind)
+    built = kind.__new__(kind)
+    object.__setattr__(built, "__dict__", {**defaults, **values})
+    object.__setattr__(built, "__pydantic_fields_set__", {*values, *(extra or ())})
+    object.__setattr__(built, "__pydantic_extra__", extra or {})
+    object.__setattr__(built, "__pydantic_private__", None)
+    return built
+
+
+def usage_of(prompt_tokens: int, completion_tokens: int) -> CompletionUsage:
+    """Tokens of prompt and answer, the end-of-turn token not counted."""
+    return _build(
+        CompletionUsage,
+        {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": prompt_tokens + completion_tokens,
+            "prompt_tokens_details": _build(PromptTokensDetails, {"cached_tokens": 0}),
+            "completion_tokens_details": _build(CompletionTokensDetails, {}),
+        },
+    )
+
+
+class ChatObjects:
+    """Builds the objects of one answer."""
+
+    def __init__(self, *, id: str, created: int, model: str) -> None:  # noqa: A002 - OpenAI's name
+        self._head: Mapping[str, Any] = {"id": id, "created": created, "model": model}
+
+    def completion(
+        self,
+        *,
+        content: str,
+        reasoning: str,
+        calls: list[tuple[str, ToolCall]],
+        finish: str,
+        usage: CompletionUsage,
+    ) -> ChatCompletion:
+        """The whole answer; `calls` come with their ids."""
+        values: dict[str, Any] = {"role": "assistant", "content": None if calls and not content else content}
+        if calls:
+            values["tool_calls"] = [
+                _build(
+                    ChatCompletionMessageFunctionToolCall,
+                    {
+                        "id": name,
+                        "type": "function",
+                        "function": _build(Function, {"name": call.name, "arguments": call.arguments}),
+                    },
+                )
+                for name, call in calls
+            ]
+        extra = {"reasoning_content": reasoning} if reasoning else None
+        message = _build(ChatCompletionMessage, values, extra)
+        choice = _build(Choice, {"index": 0, "finish_reason": finish, "message": message, "logprobs": None})
+        return _build(
+            ChatCompletion, {**self._head, "object": "chat.completion", "choices": [choice], "usage": usage}
+        )
+
+    def text(self, kind: str, text: str, *, first: bool) -> ChatCompletionChunk:
+        """A piece of content, or of reasoning."""
+        values: dict[str, Any] = {"role": "assistant"} if first else {}
+        if kind == "reasoning":
+            return self._chunk(_build(ChoiceDelta, values, {"reasoning_content": text}))
+        return self._chunk(_build(ChoiceDelta, {**values, "content": text}))
+
+    def call(self, id: str, index: int, call: ToolCall, *, first: bool) -> ChatCompletionChunk:  # noqa: A002
+        """A whole tool call."""
+        delta = _build(
+            ChoiceDeltaToolCall,
+            {
+                "index": index,
+                "id": id,
+                "type": "function",
+                "function": _build(
+                    ChoiceDeltaToolCallFunction, {"name": call.name, "arguments": call.arguments}
+                ),
+            },
+        )
+        values: dict[str, Any] = {"role": "assistant"} if first else {}
+        return self._chunk(_build(ChoiceDelta, {**values, "tool_calls": [delta]}))
+
+    def finish(self, reason: str, *, first: bool) -> ChatCompletionChunk:
+        """The last chunk with a choice."""
+        delta = _build(ChoiceDelta, {"role": "assistant", "content": ""} if first else {})
+        return self._chunk(delta, reason)
+
+    def usage(self, usage: CompletionUsage) -> ChatCompletionChunk:
+        """The last chunk of all: no choice, only the tokens."""
+        return _build(
+            ChatCompletionChunk,
+            {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage},
+        )
+
+    def _chunk(self, delta: ChoiceDelta, finish: str | None = None) -> ChatCompletionChunk:
+        choice = _build(ChunkChoice, {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None})
+        return _build(
+            ChatCompletionChunk, {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
+        )

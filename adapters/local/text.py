@@ -1,0 +1,48 @@
+"""Tokens' bytes to text that may be shown: no broken characters, nothing of a stop string."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+__all__ = ["StopText", "held_back"]
+
+
+def held_back(text: str, marks: Sequence[str]) -> int:
+    """How many characters at the text's end could be the beginning of a mark."""
+    longest = max(map(len, marks), default=0)
+    for size in range(min(longest - 1, len(text)), 0, -1):
+        end = text[-size:]
+        if any(mark.startswith(end) for mark in marks):
+            return size
+    return 0
+
+
+class StopText:
+    """Decodes UTF-8 as it comes and ends at the first stop string, wherever the tokens' borders are."""
+
+    def __init__(self, stops: Sequence[str] = ()) -> None:
+        self._stops = tuple(stop for stop in stops if stop)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+        self.stopped = False
+
+    def feed(self, data: bytes) -> str:
+        """The text that these bytes make certain; nothing more once `stopped`."""
+        text = self._decoder.decode(data)
+        if not self._stops:
+            return text
+        self._held += text
+        cut = min((place for stop in self._stops if (place := self._held.find(stop)) >= 0), default=-1)
+        if cut >= 0:
+            self.stopped = True
+            return self._released(cut)
+        return self._released(len(self._held) - held_back(self._held, self._stops))
+
+    def end(self) -> str:
+        """What was held back and turned out to be no stop string; an unfinished character is dropped."""
+        return "" if self.stopped else self._released(len(self._held))
+
+    def _released(self, size: int) -> str:
+        text, self._held = self._held[:size], self._held[size:]
+        return text

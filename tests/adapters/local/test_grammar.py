@@ -1,0 +1,283 @@
+"""What a schema's grammar lets through, the schema accepts: shown with random weights, which try everything."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from datetime import date, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from adapters.local.engine import Sampling
+from adapters.local.files import load_settings
+from adapters.local.grammar import SchemaError, schema_to_gbnf
+from adapters.local.native import NativeModel
+from adapters.local.sampling import GrammarError, Sampler, recommended
+from router.errors import ModelProtocolError
+from router.models import LocalModel
+from tests.adapters.local.conftest import Make, Tiny
+from tests.adapters.local.kit import asking
+
+Short = Annotated[str, Field(max_length=8)]
+
+
+class Point(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    x: int = Field(ge=-120, le=37)
+    y: float = Field(gt=0.25, lt=99.5)
+
+
+class Ticket(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    title: Short
+    kind: Literal["refund", "host", 'sæfety "q" \\ ']
+    open: bool
+    points: Annotated[list[Point], Field(min_length=1, max_length=3)]
+    note: Short | None = None
+    score: Annotated[float, Field(ge=0, le=1)] | None = None
+    code: Annotated[str, Field(pattern=r"^[A-Z]{2,3}-\d{4}(x|y)?$")] = "AB-1234"
+
+
+class Tree(BaseModel):
+    value: Annotated[int, Field(ge=0, le=9)]
+    children: Annotated[list[Tree], Field(max_length=1)] = []
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+    lives: Annotated[int, Field(gt=0, lt=10)]
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+    tricks: Annotated[list[Literal["sit", "roll"]], Field(max_length=3)]
+
+
+class Owner(BaseModel):
+    pet: Annotated[Cat | Dog, Field(discriminator="kind")]
+    since: date
+    seen: datetime
+    id: UUID
+    pair: tuple[Literal[1, 2], Short]
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeModel]:
+    from tests.gguf_files import write_gguf
+
+    path = write_gguf(tmp_path_factory.mktemp("grammar") / "tiny.gguf", "llama", n_ctx=4096)
+    model = NativeModel(load_settings(LocalModel("tiny", path=path)))
+    yield model
+    model.close()
+
+
+def generate(native: NativeModel, grammar: str, seed: int, most: int = 3000) -> str | None:
+    """One answer; None if it did not end in time."""
+    native.reset()
+    sampler = Sampler(native, recommended(Sampling(seed=seed, temperature=1.5), {}), grammar)
+    data = b""
+    try:
+        native.decode(native.tokenize(f"seed {seed}"))
+        for _ in range(most):
+            token = native.sample(sampler)
+            if native.ends_turn(token):
+                return data.decode()
+            data += native.piece(token, special=True)
+            native.decode([token])
+    finally:
+        sampler.close()
+    return None
+
+
+@pytest.mark.gguf
+@pytest.mark.parametrize("model", [Ticket, Tree, Owner, Point])
+def test_pydantic_models_are_held(native: NativeModel, model: type[BaseModel]) -> None:
+    grammar = schema_to_gbnf(model.model_json_schema())
+    texts = [generate(native, grammar, seed) for seed in range(12)]
+    assert all(texts)
+    for text in texts:
+        model.model_validate_json(text or "")
+    assert len(set(texts)) > 6
+
+
+@pytest.mark.gguf
+@pytest.mark.parametrize(
+    ("schema", "holds"),
+    [
+        (
+            {"type": "integer", "minimum": -7, "maximum": 1234},
+            lambda v: isinstance(v, int) and -7 <= v <= 1234,
+        ),
+        ({"type": "integer", "minimum": 95}, lambda v: v >= 95),
+        ({"type": "integer", "exclusiveMaximum": -3}, lambda v: v < -3),
+        ({"type": "number", "minimum": 0.2, "maximum": 0.7}, lambda v: 0.2 <= v <= 0.7),
+        ({"type": "number", "exclusiveMinimum": -1, "exclusiveMaximum": 1}, lambda v: -1 < v < 1),
+        ({"type": "string", "minLength": 3, "maxLength": 5}, lambda v: 3 <= len(v) <= 5),
+        ({"enum": [1, "a", None, True, {"k": [1.5]}]}, lambda v: v in [1, "a", None, True, {"k": [1.5]}]),
+        ({"const": {"a": "é"}}, lambda v: v == {"a": "é"}),
+        ({"type": ["string", "null"], "maxLength": 2}, lambda v: v is None or len(v) <= 2),
+        (
+            {"type": "array", "prefixItems": [{"const": 1}, {"const": 2}], "items": False},
+            lambda v: [1, 2][: len(v)] == v,
+        ),
+        ({"type": "array", "items": {"const": 1}, "maxItems": 0}, lambda v: v == []),
+        (
+            {"type": "array", "items": {"enum": [1, 2]}, "minItems": 2, "maxItems": 4},
+            lambda v: 2 <= len(v) <= 4,
+        ),
+        (
+            {
+                "type": "object",
+                "properties": {"a": {"const": 1}, "b": {"const": 2}, "c": {"const": 3}},
+                "required": ["b"],
+            },
+            lambda v: v["b"] == 2 and set(v) <= {"a", "b", "c"},
+        ),
+        ({"type": "object", "properties": {}, "additionalProperties": False}, lambda v: v == {}),
+        (
+            {"type": "object", "required": ["k"], "additionalProperties": {"type": "boolean"}},
+            lambda v: isinstance(v["k"], bool),
+        ),
+        (
+            {
+                "allOf": [
+                    {
+                        "type": "object",
+                        "properties": {"a": {"type": "integer", "minimum": 3}},
+                        "required": ["a"],
+                    },
+                    {"properties": {"a": {"maximum": 5}, "b": {"const": 0}}, "required": ["b"]},
+                ]
+            },
+            lambda v: 3 <= v["a"] <= 5 and v["b"] == 0,
+        ),
+        (
+            {
+                "type": "object",
+                "properties": {"a": {"const": 1}},
+                "required": ["a"],
+                "anyOf": [{"required": ["b"]}],
+            },
+            lambda v: "b" in v,
+        ),
+        ({"$ref": "#/$defs/x", "$defs": {"x": {"type": "boolean"}}}, lambda v: isinstance(v, bool)),
+        (
+            {"type": "string", "pattern": r"^\w+@[a-z]+\.(com|org)$"},
+            lambda v: re.search(r"^\w+@[a-z]+\.(com|org)$", v),
+        ),
+        ({"type": "string", "pattern": "[^a-z]{2,4}"}, lambda v: re.search("[^a-z]{2,4}", v)),
+        ({"type": "string", "pattern": r'^"\\\S.\u00e9*$'}, lambda v: re.search('^"\\\\\\S.é*$', v)),
+    ],
+)
+def test_what_is_let_through_is_valid(native: NativeModel, schema: Any, holds: Callable[[Any], bool]) -> None:
+    grammar = schema_to_gbnf(schema)
+    texts = [text for seed in range(8) if (text := generate(native, grammar, seed, 400)) is not None]
+    assert len(texts) >= 3
+    for text in texts:
+        assert holds(json.loads(text)), text
+
+
+@pytest.mark.gguf
+def test_any_json_is_json_and_objects_are_objects(native: NativeModel) -> None:
+    for schema, kind in ((True, object), ({}, object), ({"type": "object"}, dict)):
+        texts = [generate(native, schema_to_gbnf(schema), seed, 1500) for seed in range(6)]
+        ended = [json.loads(text) for text in texts if text is not None]
+        assert all(isinstance(value, kind) for value in ended)
+
+
+@pytest.mark.parametrize(
+    ("schema", "why"),
+    [
+        (False, "nothing fits"),
+        ("string", "not a schema"),
+        ({"type": "strnig"}, "strnig"),
+        ({"type": "object", "properties": {"a": {"not": {}}}}, "'not' cannot be held"),
+        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+        ({"type": "integer", "multipleOf": 5}, "multipleOf"),
+        ({"$ref": "https://example.com/schema"}, "inside the schema"),
+        ({"$ref": "#/$defs/none"}, "leads nowhere"),
+        ({"$ref": "#"}, ""),
+        ({"type": "integer", "minimum": 5, "maximum": 4}, "no number"),
+        ({"type": "number", "minimum": 5, "exclusiveMaximum": 5}, "no number"),
+        ({"type": "string", "minLength": 5, "maxLength": 4}, "no text"),
+        ({"type": "string", "maxLength": 10**9}, "cannot be held"),
+        ({"type": "string", "pattern": "(?=a)"}, "look-around"),
+        ({"type": "string", "pattern": "(a"}, "unclosed"),
+        ({"type": "string", "pattern": "a", "maxLength": 3}, "only one of"),
+        ({"enum": []}, "no value"),
+        ({"enum": [1], "minimum": 3}, "beside"),
+        ({"anyOf": []}, "something in it"),
+        ({"allOf": [{"type": "string"}, {"type": "integer"}]}, "no value is both"),
+    ],
+)
+def test_what_cannot_be_held_is_refused_with_the_reason(schema: Any, why: str) -> None:
+    if schema == {"$ref": "#"}:
+        assert "::=" in schema_to_gbnf(schema)  # endless, and the engine refuses it
+        return
+    with pytest.raises(SchemaError, match=re.escape(why)):
+        schema_to_gbnf(schema)
+
+
+def test_nesting_without_end_is_refused() -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(3000):
+        schema = {"type": "array", "items": schema}
+    with pytest.raises(SchemaError, match="deep"):
+        schema_to_gbnf(schema)
+    with pytest.raises(SchemaError, match="rules"):
+        schema_to_gbnf({"type": "object", "properties": {f"p{number}": {} for number in range(5000)}})
+
+
+@pytest.mark.gguf
+def test_a_grammar_that_llama_cpp_cannot_compile_is_an_error_and_no_abort(
+    native: NativeModel, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(GrammarError):
+        Sampler(native, recommended(Sampling(), {}), schema_to_gbnf({"$ref": "#"}))
+    capfd.readouterr()
+
+
+@pytest.mark.gguf
+def test_a_grammar_that_leads_nowhere_is_an_error_and_no_abort(native: NativeModel) -> None:
+    native.reset()
+    native.decode(native.tokenize("x"))
+    sampler = Sampler(native, recommended(Sampling(seed=1), {}), 'root ::= "a" [^\\x00-\\U0010FFFF]')
+    with pytest.raises(GrammarError):
+        for _ in range(5):
+            native.decode([native.sample(sampler)])
+    sampler.close()
+
+
+@pytest.mark.gguf
+async def test_json_mode_and_schemas_work_through_the_adapter(tmp_path: Path, tiny: Tiny, make: Make) -> None:
+    adapter = make(tiny("qwen3"))
+    form = {
+        "type": "json_schema",
+        "json_schema": {"name": "ticket", "strict": True, "schema": Ticket.model_json_schema()},
+    }
+    for seed in range(4):
+        completion = await adapter.complete(asking(response_format=form, seed=seed))
+        Ticket.model_validate_json(completion.choices[0].message.content or "")
+        assert completion.choices[0].finish_reason == "stop"
+    cut = await adapter.complete(asking(response_format=form, max_tokens=5, seed=1))
+    assert cut.choices[0].finish_reason == "length"
+    for seed in range(3):
+        free = await adapter.complete(
+            asking(response_format={"type": "json_object"}, seed=seed, max_tokens=400)
+        )
+        if free.choices[0].finish_reason == "stop":
+            TypeAdapter(dict[str, Any]).validate_json(free.choices[0].message.content or "")
+
+
+@pytest.mark.gguf
+async def test_damaged_weights_are_noticed(tmp_path: Path, tiny: Tiny, make: Make) -> None:
+    data = bytearray(tiny("qwen3").read_bytes())
+    data[-100_000:-50_000] = b"\xff" * 50_000
+    (tmp_path / "nan.gguf").write_bytes(data)
+    with pytest.raises(ModelProtocolError, match="damaged"):
+        await make(tmp_path / "nan.gguf").complete(asking(max_tokens=5))
