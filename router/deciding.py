@@ -174,11 +174,13 @@ def _nobody(core: Core, routing: Routing) -> NoEligibleModelError | AllModelsFai
 
 def explore(core: Core, routing: Routing) -> None:
     """Now and then puts an eligible model that little is known of first. Breaks no constraint."""
-    share = core.config.policy.explore
+    policy = core.config.policy
+    share = policy.explore if policy.rank_by == "objective" else 0.0
     if not share or len(routing.order) < 2 or _RANDOM.random() >= share:  # noqa: PLR2004 - a choice
         return
     samples = routing.fleet.learned.samples
-    place = min(routing.order, key=lambda place: samples[place])
+    on_time = [place for place in routing.order if place not in routing.ranked.late] or routing.order
+    place = min(on_time, key=lambda place: samples[place])
     if samples[place] < KNOWN_AFTER and place != routing.order[0]:
         routing.ranked.order.remove(place)
         routing.ranked.order.insert(0, place)

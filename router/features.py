@@ -33,6 +33,9 @@ _OFF_WHEN_FALSY = frozenset(
 
 _NEEDED_BY_PART: dict[str, str] = {"image_url": "vision", "input_audio": "audio", "file": "files"}
 
+#: Fields of no OpenAI API that llama.cpp, vLLM and our own engine take.
+_SAMPLER_EXTRAS = frozenset({"top_k", "min_p", "repetition_penalty", "chat_template_kwargs"})
+
 _NONE: frozenset[str] = frozenset()
 
 
@@ -44,8 +47,10 @@ def needs_of(request: ChatRequest) -> frozenset[str]:
             found.update(_SPECIAL[name](value))
         elif name in _NEEDED_BY_FIELD and not (name in _OFF_WHEN_FALSY and not value):
             found.add(_NEEDED_BY_FIELD[name])
-    if request.extra_headers or request.extra_query or request.extra_body:
+    if request.extra_headers or request.extra_query or not _SAMPLER_EXTRAS.issuperset(request.extra_body):
         found.add("extras")
+    elif request.extra_body:
+        found.add("sampler_extras")
     for message in request.messages:
         content = message.get("content")
         if content is not None and not isinstance(content, str):

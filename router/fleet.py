@@ -189,7 +189,8 @@ def _static_rejection(name: str, profile: Profile, key: EligibilityKey) -> str |
     if profile.unavailable is not None:
         return profile.unavailable
     if profile.capabilities is not None:
-        lacking = sorted(key.needs - profile.capabilities)
+        able = profile.capabilities
+        lacking = sorted(key.needs - (able | {"sampler_extras"} if "extras" in able else able))
         if lacking:
             return f"capability: {', '.join(lacking)}"
     asked = key.language if key.pinned is None else None  # whoever names a model knows its languages

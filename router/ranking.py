@@ -41,10 +41,10 @@ class Ranked(Ranking):
 
     __slots__ = (
         "_candidates",
-        "_late",
         "_utilities",
         "estimates",
         "fleet",
+        "late",
         "order",
         "reasons",
         "relaxed",
@@ -62,7 +62,7 @@ class Ranked(Ranking):
         self.estimates: dict[int, Estimate] = {}
         self.reasons: dict[int, Breach] = {}
         self.relaxed: tuple[str, ...] = ()
-        self._late: frozenset[int] = frozenset()
+        self.late: frozenset[int] = frozenset()
         self._utilities: dict[int, float] = {}
         self._candidates: tuple[Candidate, ...] | None = None
 
@@ -146,15 +146,15 @@ class Ranked(Ranking):
             self.order.sort(key=lambda place: key(found[place], quality[place]))
         deadline = self.rules.deadline
         if deadline is not None:
-            self._late = frozenset(
+            self.late = frozenset(
                 place
                 for place in self.order
                 if found[place].wait
                 + (found[place].latency - found[place].wait) * stretch_of(policy, found[place])
                 > deadline
             )
-            if self._late:
-                self.order.sort(key=self._late.__contains__)
+            if self.late:
+                self.order.sort(key=self.late.__contains__)
 
     def _notes(self, place: int) -> tuple[str, ...]:
         notes = []
@@ -168,7 +168,7 @@ class Ranked(Ranking):
             for key in ("retired", "deprecated", "file")
             if key in profile.notes
         ]
-        if place in self._late:
+        if place in self.late:
             notes.append("deadline: expected to be late")
         return tuple(notes)
 

@@ -41,7 +41,8 @@ needing: dict[str, dict[str, Any]] = {
     "reasoning_effort": {"reasoning_effort": "low"},
     "prediction": {"prediction": {"type": "content", "content": "x"}},
     "web_search": {"web_search_options": {}},
-    "extras": {"extra_body": {"top_k": 5}},
+    "sampler_extras": {"extra_body": {"top_k": 5}},
+    "extras": {"extra_body": {"vendor_flag": 5}},
 }
 
 
@@ -56,6 +57,8 @@ def test_every_capability_there_is_can_be_needed() -> None:
 @pytest.mark.parametrize("capability", sorted(set(needing) - ASSUMED))
 def test_a_model_that_lacks_what_is_needed_is_rejected_with_the_word(capability: str) -> None:
     everything = frozenset(CAPABILITIES)
+    if capability == "sampler_extras":
+        everything -= {"extras"}
     models = [
         ScriptedModel("lacking", capabilities=everything - {capability}),
         ScriptedModel("able", capabilities=everything),
@@ -84,6 +87,11 @@ def test_what_every_model_is_assumed_to_have_is_lacking_only_where_its_row_says_
         decision = router.route(messages=HELLO, temperature=0)
     reasons = {candidate.model: candidate.rejected_because for candidate in decision.ranking}
     assert reasons == {"declared": None, "fixed": "capability: sampling"}
+
+
+def test_a_host_that_takes_any_extra_takes_the_samplers_too() -> None:
+    with Router([ScriptedModel("any", capabilities=frozenset({"extras"}))]) as router:
+        assert router.route(messages=HELLO, extra_body={"top_k": 5}).model == "any"
 
 
 def test_all_that_is_lacking_is_told_in_one_reason() -> None:

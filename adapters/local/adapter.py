@@ -18,10 +18,10 @@ from adapters.local.hearing import Ended, Hearing, Started
 from adapters.local.offload import offload
 from adapters.local.plan import Plan, grammar_of, plan
 from adapters.local.reading import Part, Reader
-from adapters.local.templates import CHATML, TIME_LIMIT, ChatTemplate
+from adapters.local.templates import CHATML, ChatTemplate
 from adapters.local.text import StopText
 from adapters.local.tools import ToolCall, ToolFormat, format_of, section
-from router.adapter import AdapterSettings, Call, Load
+from router.adapter import Call, Load
 from router.errors import ModelError
 from router.models import LocalModel
 from router.request import ChatRequest
@@ -57,18 +57,16 @@ class LocalAdapter:
 
     Args:
         model: What was declared.
-        settings: The router's; a local answer is bounded by the context window.
         engine: What computes.
     """
 
-    def __init__(self, model: LocalModel, settings: AdapterSettings, engine: Engine) -> None:
+    def __init__(self, model: LocalModel, engine: Engine) -> None:
         self._model = model
-        self._settings = settings
         self._engine = engine
         self._facts: ModelFacts | None = None
-        self._template_limit = TIME_LIMIT
         if model.preload:
-            engine.open(lambda _outcome: None)
+            with suppress(ModelError):  # the first request says it again, to somebody who listens
+                engine.open(lambda _outcome: None)
 
     def load(self) -> Load:
         """How busy the engine is."""
@@ -226,7 +224,7 @@ class LocalAdapter:
             **({"enable_thinking": False} if asked.constrained else {}),
             **asked.template_kwargs,
         }
-        text = await ChatTemplate(source, model=name, limit=self._template_limit).render(variables)
+        text = await ChatTemplate(source, model=name).render(variables)
         thinks = "</think>" in source
         thinking = thinks and text.rstrip().endswith("<think>")
         if thinking and asked.constrained:

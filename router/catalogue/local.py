@@ -24,6 +24,7 @@ LOCAL_CAPABILITIES = frozenset(
         "tool_choice",
         "json_object",
         "json_schema",
+        "sampler_extras",
         "sampling",
         "seed",
         "penalties",
