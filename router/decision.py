@@ -114,8 +114,12 @@ class Ranking(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def candidates(self) -> tuple[Candidate, ...]:
-        """The eligible, best first, then the rejected as declared."""
+    def candidates(self, most: int | None = None) -> tuple[Candidate, ...]:
+        """The eligible, best first, then the rejected as declared; at most `most` of them."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +155,12 @@ class Decision:
         if isinstance(self._ranking, Ranking):
             return self._ranking.candidates()
         return tuple(self._ranking)
+
+    def leading(self, most: int) -> tuple[Sequence[Candidate], int]:
+        """The first candidates of `ranking`, and how many more there are; the others are not built."""
+        if isinstance(self._ranking, Ranking):
+            return self._ranking.candidates(most), max(len(self._ranking) - most, 0)
+        return self._ranking[:most], max(len(self._ranking) - most, 0)
 
     def explain(self) -> str:
         """The decision as a text for people: the choice, every candidate's figures, every rejection."""

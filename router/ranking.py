@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import chain, islice
 
 from router.decision import Candidate, Features, Ranking
 from router.errors import ConfigurationError, shown
@@ -88,13 +89,19 @@ class Ranked(Ranking):
             if (reason := self.reason(place)) is not None
         }
 
-    def candidates(self) -> tuple[Candidate, ...]:
-        """The eligible, best first, then the rejected as declared."""
-        if self._candidates is None:
-            eligible = set(self.order)
-            rejected = (place for place in range(len(self.fleet.names)) if place not in eligible)
-            self._candidates = tuple(self.candidate(place) for place in (*self.order, *rejected))
-        return self._candidates
+    def __len__(self) -> int:
+        return len(self.fleet.names)
+
+    def candidates(self, most: int | None = None) -> tuple[Candidate, ...]:
+        """The eligible, best first, then the rejected as declared; at most `most` of them."""
+        if self._candidates is not None:
+            return self._candidates[:most]
+        eligible = set(self.order)
+        rejected = (place for place in range(len(self.fleet.names)) if place not in eligible)
+        built = tuple(self.candidate(place) for place in islice(chain(self.order, rejected), most))
+        if len(built) == len(self):
+            self._candidates = built
+        return built
 
     def candidate(self, place: int) -> Candidate:
         """One model as an object."""

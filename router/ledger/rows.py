@@ -131,7 +131,7 @@ class DecisionRow:
 def decision_row(n: int, decision: Decision) -> tuple[object, ...]:
     """The columns of `decisions`, in the order of the table."""
     features = decision.features
-    ranking = decision.ranking
+    ranking, more = decision.leading(MOST_CANDIDATES)
     tags, notes, needs = decision.tags, decision.notes, features.needs
     return (
         n,
@@ -150,8 +150,8 @@ def decision_row(n: int, decision: Decision) -> tuple[object, ...]:
         _json(sorted(needs)) if needs else "[]",
         features.sensitivity,
         features.stream,
-        _json([_candidate(candidate) for candidate in ranking[:MOST_CANDIDATES]]),
-        max(0, len(ranking) - MOST_CANDIDATES),
+        _json([_candidate(candidate) for candidate in ranking]),
+        more,
         _money(decision.cost),
     )
 

@@ -164,8 +164,11 @@ def test_a_row_that_cannot_be_written_is_dropped_alone(
     ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(Ranking):
-        def candidates(self) -> Any:
+        def candidates(self, most: int | None = None) -> Any:
             raise ZeroDivisionError
+
+        def __len__(self) -> int:
+            return 1
 
     ledger.record(decision(1))
     ledger.record(decision(2, features={"prompt_tokens": 10**40}))
