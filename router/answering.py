@@ -24,20 +24,9 @@ async def answer(core: Core, arguments: Mapping[str, object]) -> RoutedCompletio
     if not core.is_warm:
         await asyncio.to_thread(core.warm)
     from router.completion import RoutedCompletion
-    from router.tokens import is_long
 
     parsed = parse_request(arguments)
-    try:
-        if is_long(parsed.request.messages, _tools(parsed)):
-            routing = await asyncio.to_thread(choose, core, parsed)
-        else:
-            routing = choose(core, parsed)
-    except NoEligibleModelError as error:
-        core.write_refusal(error)
-        raise
-    explore(core, routing)
-    run = Run(core, routing, core.machine(routing))
-    core.enter(run)
+    run = await _begin(core, parsed)
     winner = await run.drive()
     if parsed.request.stream:
         return AsyncRoutedStream(run, winner)
@@ -47,6 +36,23 @@ async def answer(core: Core, arguments: Mapping[str, object]) -> RoutedCompletio
     text = completion.choices[0].message.content or ""
     await run.finish(winner, text)
     return RoutedCompletion.of(completion, run.decision())
+
+
+async def _begin(core: Core, parsed: ParsedRequest) -> Run:
+    """Decides, until that holds: `update` may replace the models between the choice and the beginning."""
+    from router.tokens import is_long
+
+    long = is_long(parsed.request.messages, _tools(parsed))
+    while True:
+        try:
+            routing = await asyncio.to_thread(choose, core, parsed) if long else choose(core, parsed)
+        except NoEligibleModelError as error:
+            core.write_refusal(error)
+            raise
+        explore(core, routing)
+        run = Run(core, routing, core.machine(routing))
+        if core.enter(run):
+            return run
 
 
 def _tools(parsed: ParsedRequest) -> list[object] | None:

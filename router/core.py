@@ -6,6 +6,7 @@ State is loop-free and under locks: one core serves many threads, tasks and even
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -35,6 +36,7 @@ from router.routing import Routing
 if TYPE_CHECKING:
     from router.adapter import Adapter
     from router.driver import Run
+    from router.live import LiveAttempt
     from router.testing.clock import Clock
 
 __all__ = ["Core"]
@@ -65,6 +67,8 @@ class Core:
         self.closed = False
         self._warm = False
         self._live = _Live()
+        #: Answers that were dropped before their end and are not booked yet. Touched without a lock.
+        self.orphans: dict[Run, LiveAttempt] = {}
         self.health = Health(config.recovery.failure_threshold, config.recovery.cooldown)
         self.retries = RetryBudget(config.recovery.retry_share)
         self.fleet = Fleet(config.models, self._settings)
@@ -151,13 +155,24 @@ class Core:
         if error.decision is not None:
             self.ledger.record(error.decision)
 
-    def enter(self, run: Run) -> None:
-        """A request begins to use its fleet."""
+    def enter(self, run: Run) -> bool:
+        """A request begins to use its fleet; False if that was replaced and closed since it was chosen."""
+        self._bury_orphans()
         with self._lock:
             if self.closed:
                 raise RouterClosedError
+            if run.routing.fleet.retired:
+                return False
             run.routing.fleet.users += 1
             self._live.runs.add(run)
+            return True
+
+    def _bury_orphans(self) -> None:
+        """Books the streams that were dropped and whose loops did not come to it."""
+        while self.orphans:
+            with contextlib.suppress(KeyError):  # their loop, or another thread, has taken the last one
+                run, attempt = self.orphans.popitem()
+                run.forsake(attempt)
 
     def leave(self, run: Run) -> None:
         """A request is over; a fleet that was replaced ends with its last one."""
@@ -167,7 +182,7 @@ class Core:
                 return
             self._live.runs.discard(run)
             fleet.users -= 1
-            over = fleet is not self.fleet and fleet.users <= 0
+            over = fleet.retired = fleet is not self.fleet and fleet.users <= 0
         if over:
             self._retire(fleet)
 
@@ -187,7 +202,7 @@ class Core:
             changed = {name for name in old.names if name not in fleet.place or not fleet.same_as(old, name)}
             kept = {name: limiter for name, limiter in self.limiters.items() if name not in changed}
             self.limiters = {**_limiters(fleet), **{n: kept[n] for n in kept if n in fleet.place}}
-            idle = old.users <= 0
+            idle = old.retired = old.users <= 0
         self.health.forget(changed)
         if idle:
             self._retire(old)
@@ -221,13 +236,16 @@ class Core:
             if task.get_loop() is here and task is not asyncio.current_task()
         ]
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._bury_orphans()
         await _close_all(self.fleet.adapters())
         await asyncio.to_thread(self.ledger.close)
 
     def after_fork(self) -> None:
         """In a child process: what belonged to the parent's threads is forgotten."""
         self._lock = threading.Lock()
-        self._live = _Live()
+        # Kept on purpose: tasks that are collected close their connections, in the parent's selector, too.
+        _ABANDONED.append((self._live, self.orphans))
+        self._live, self.orphans = _Live(), {}
         self.health.after_fork()
         self.retries.after_fork()
         self.fleet.after_fork()
@@ -245,6 +263,7 @@ async def _close_all(adapters: Sequence[Adapter]) -> None:
 
 
 _CORES: weakref.WeakSet[Core] = weakref.WeakSet()
+_ABANDONED: list[object] = []
 
 
 def _after_fork_in_child() -> None:

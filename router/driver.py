@@ -24,7 +24,7 @@ from router.errors import (
     RouterError,
 )
 from router.learning import Sample
-from router.live import BudgetRefusedError, LiveAttempt, admit, book, snapshot
+from router.live import BudgetRefusedError, LiveAttempt, admit, book, close_source, snapshot
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk
@@ -92,18 +92,29 @@ class Run:
         elif self.winner is not None and self.winner.outcome == "running":
             self.core.keep(self._loop.create_task(self.abandon(self.winner)))
 
-    def drop(self, attempt: LiveAttempt) -> None:
-        """Nobody holds the stream of this attempt any more. On its loop."""
-        if attempt.outcome == "running":
-            self.core.keep(self._loop.create_task(self.abandon(attempt)))
+    def drop(self) -> None:
+        """Nobody holds the answer's stream any more. On its loop."""
+        attempt = self.core.orphans.pop(self, None)
+        if attempt is not None:
+            self.forsake(attempt)
+        if self.winner is not None and self.winner.source is not None:
+            self.core.keep(self._loop.create_task(close_source(self.winner)))
 
-    async def abandon(self, attempt: LiveAttempt, text: str = "") -> None:
+    def forsake(self, attempt: LiveAttempt) -> None:
+        """Books an answer that nobody will read to its end, without waiting: its loop may have ended."""
+        if attempt.outcome == "running":
+            attempt.outcome = "cancelled"
+        book(self.core, self.routing, attempt)
+        self._write_down("")
+        if attempt.reserved is not None:
+            usd = attempt.reserved if attempt.cost is None else attempt.cost
+            attempt.reserved = None
+            self.core.ledger.settle(self.routing.key(attempt.number), usd)
+
+    async def abandon(self, attempt: LiveAttempt) -> None:
         """Ends an answer that nobody will read to its end."""
         attempt.outcome = "cancelled"
-        if attempt.source is not None:
-            with contextlib.suppress(ModelError, RuntimeError):  # it may be running at this very moment
-                await attempt.source.aclose()
-        await self.finish(attempt, text)
+        await self.finish(attempt)
 
     # --- the machine's actions ---
 
@@ -276,7 +287,11 @@ class Run:
         if attempt.outcome == "succeeded":
             self.learn(attempt)
         self._write_down(text)
-        await self.settle(attempt)
+        # Only now: whoever waits here may be cancelled, or its loop may end.
+        try:
+            await close_source(attempt)
+        finally:
+            await self.settle(attempt)
 
     def give_up(self) -> None:
         """The request failed or the caller went away: books every attempt and writes the decision down."""

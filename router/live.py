@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections import deque
 from collections.abc import AsyncGenerator
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from router.core import Core
     from router.routing import Routing
 
-__all__ = ["BudgetRefusedError", "LiveAttempt", "admit", "book", "snapshot"]
+__all__ = ["BudgetRefusedError", "LiveAttempt", "admit", "book", "close_source", "snapshot"]
 
 
 @dataclass(slots=True)
@@ -149,3 +150,10 @@ def snapshot(name: str, attempt: LiveAttempt) -> Attempt:
         cached_tokens=usage.cached_tokens if usage else None,
         hedge=attempt.hedge,
     )
+
+
+async def close_source(attempt: LiveAttempt) -> None:
+    """Stops an attempt's stream at its backend."""
+    if attempt.source is not None:
+        with contextlib.suppress(ModelError, RuntimeError):  # it may be running at this very moment
+            await attempt.source.aclose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -38,6 +39,7 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
         self._run = run
         self._attempt = attempt
         self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
         self._buffer = attempt.buffer
         self._text: list[str] = []
         self._over = False
@@ -141,9 +143,6 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
             attempt.usage_is_reported = True
         elif outcome != "succeeded":
             attempt.usage = self._used_so_far()
-        if attempt.source is not None:
-            with contextlib.suppress(ModelError, RuntimeError):
-                await attempt.source.aclose()
         await self._run.finish(attempt, text="".join(self._text))
 
     def _used_so_far(self) -> Usage:
@@ -166,10 +165,12 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
         await self.aclose()
 
     def __del__(self) -> None:
-        if self._over or self._loop.is_closed():
+        if self._over or self._pid != os.getpid():
             return
-        with contextlib.suppress(RuntimeError):  # the loop may close this very moment
-            self._loop.call_soon_threadsafe(self._run.drop, self._attempt)
+        # A collection may come in the midst of anything, even under a lock: only the note is made here.
+        self._run.core.orphans[self._run] = self._attempt
+        with contextlib.suppress(RuntimeError):  # its loop has ended: the next request books it
+            self._loop.call_soon_threadsafe(self._run.drop)
 
 
 class RoutedStream(Iterator["ChatCompletionChunk"]):
@@ -197,8 +198,10 @@ class RoutedStream(Iterator["ChatCompletionChunk"]):
 
     def close(self) -> None:
         """Stops the stream at the backend. Does no harm when it has ended."""
+        if self._pump.forked:  # it is the parent's to close
+            return
         self._pump.stop()
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and the stream with it
+        with contextlib.suppress(RouterClosedError):  # the loop has ended, and the stream with it
             self._background.run(self._stream.aclose)
 
     def __enter__(self) -> Self:
@@ -210,4 +213,6 @@ class RoutedStream(Iterator["ChatCompletionChunk"]):
         self.close()
 
     def __del__(self) -> None:
-        self._pump.stop()
+        pump = getattr(self, "_pump", None)  # there is none if the router was closed in that moment
+        if pump is not None and not pump.forked:
+            pump.stop()

@@ -18,6 +18,8 @@ __all__ = ["Credentials", "mask", "mask_logs"]
 
 _MASK = "(hidden)"
 _LOGGERS = ("openai", "httpx2", "httpcore2")
+#: Loggers that httpcore2 makes when it first needs them.
+_LATE_LOGGERS = tuple(f"httpcore2.{name}" for name in ("connection", "http11", "http2", "proxy", "socks"))
 
 #: Texts that look like credentials wherever they stand; our own keys are masked whatever they look like.
 _LOOKS_SECRET = re.compile(
@@ -154,7 +156,7 @@ def mask_logs() -> None:
     """Makes the loggers of the SDK and of its HTTP client mask keys. To be called after their import."""
     # A logger's filter does not see its children's records, so each one gets it.
     names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in _LOGGERS]
-    for name in {*_LOGGERS, *names}:
+    for name in {*_LOGGERS, *_LATE_LOGGERS, *names}:
         logger = logging.getLogger(name)
         if _FILTER not in logger.filters:
             logger.addFilter(_FILTER)

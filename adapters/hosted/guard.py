@@ -56,10 +56,7 @@ class Guard(httpx2.AsyncBaseTransport):
         limits = self._limits(timeouts.get("read"))
         headers = request.headers
         streams = headers.get("accept") == EVENT_STREAM
-        authorising = self._credentials()
-        headers.pop("authorization", None)
-        for name, value in authorising.items():
-            headers[name] = value
+        authorising = self._authorise(headers)
         try:
             response = await self._inner.handle_async_request(request)
         finally:
@@ -72,6 +69,17 @@ class Guard(httpx2.AsyncBaseTransport):
             await response.aclose()
             raise
         return response
+
+    def _authorise(self, headers: httpx2.Headers) -> list[str]:
+        """Adds the headers that authorise a request; their names.
+
+        Not their values: error trackers send the variables of every frame of a failure along.
+        """
+        authorising = self._credentials()
+        headers.pop("authorization", None)
+        for name, value in authorising.items():
+            headers[name] = value
+        return list(authorising)
 
     async def aclose(self) -> None:
         """Closes all connections."""

@@ -115,7 +115,8 @@ class Writer:
 
     def join(self, timeout: float) -> bool:
         """Waits, for so many seconds at most, until the thread has ended. Returns whether it has."""
-        thread = self._thread
+        with self._starting:  # another thread may be starting it at this very moment
+            thread = self._thread
         if thread is None or thread is threading.current_thread():
             return self._ended
         thread.join(timeout)
