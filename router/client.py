@@ -71,6 +71,9 @@ class _Face:
         """
         return cls.from_config(RouterConfig.from_file(path))
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {', '.join(self._core.fleet.names)}>"
+
     @property
     def config(self) -> RouterConfig:
         """What the router is built from now."""

@@ -79,16 +79,16 @@ class Fleet:
             for place, model in enumerate(self.models)
         )
         self.learned = Columns(self.profiles)
-        self._adapters: list[Adapter | None] = [None] * len(self.models)
-        self._settings = settings
-        self._lock = threading.Lock()
+        self._slots: list[_Slot] = [
+            before._slots[kept[place]] if before is not None and place in kept else _Slot(model, settings)  # noqa: SLF001 - its own kind
+            for place, model in enumerate(self.models)
+        ]
         self.users = 0
         self.retired = False
         self._fill_columns()
         if before is not None:
             for place, old in kept.items():
                 self.learned.carry_over(place, before.learned, old)
-                self._adapters[place] = before.loaded_adapter(old)
         self.eligibility = lru_cache(MOST_KINDS)(self._eligibility)
         self.quality = lru_cache(MOST_KINDS)(self._quality)
 
@@ -142,7 +142,7 @@ class Fleet:
 
     def loaded_adapter(self, place: int) -> Adapter | None:
         """The adapter of a model, if it was built already."""
-        return self._adapters[place]
+        return self._slots[place].adapter
 
     def adapter(self, place: int) -> Adapter:
         """The adapter of a model; built on first use, which may import an SDK: not on an event loop.
@@ -150,17 +150,11 @@ class Fleet:
         Raises:
             ConfigurationError: if it cannot be built.
         """
-        found = self._adapters[place]
-        if found is None:
-            with self._lock:
-                found = self._adapters[place]
-                if found is None:
-                    found = self._adapters[place] = load_adapter(self.models[place], self._settings)
-        return found
+        return self._slots[place].build()
 
     def adapters(self) -> list[Adapter]:
         """All adapters built so far."""
-        return [adapter for adapter in self._adapters if adapter is not None]
+        return [slot.adapter for slot in self._slots if slot.adapter is not None]
 
     def same_as(self, other: Fleet, name: str) -> bool:
         """Whether both fleets hold a model of this name, declared alike."""
@@ -172,8 +166,29 @@ class Fleet:
 
     def after_fork(self) -> None:
         """In a child process: locks that another thread may have held are made anew."""
-        self._lock = threading.Lock()
+        for slot in self._slots:
+            slot.lock = threading.Lock()
         self.users = 0
+
+
+class _Slot:
+    """Where the adapter of one declaration stands, built or not; fleets that share the one share the other."""
+
+    __slots__ = ("adapter", "lock", "model", "settings")
+
+    def __init__(self, model: Model, settings: AdapterSettings) -> None:
+        self.model = model
+        self.settings = settings
+        self.adapter: Adapter | None = None
+        self.lock = threading.Lock()
+
+    def build(self) -> Adapter:
+        """The adapter; built once, whoever asks first."""
+        if self.adapter is None:
+            with self.lock:
+                if self.adapter is None:
+                    self.adapter = load_adapter(self.model, self.settings)
+        return self.adapter
 
 
 def _static_rejection(name: str, profile: Profile, key: EligibilityKey) -> str | None:

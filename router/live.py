@@ -66,7 +66,8 @@ async def admit(core: Core, routing: Routing, attempt: LiveAttempt) -> float | N
     place, now = attempt.place, core.now()
     name, found = routing.fleet.names[place], routing.estimate(place)
     features = routing.features
-    if not core.health.starts(name, now) and routing.rules.pinned is None:
+    well = core.health.starts(name, now)
+    if not well and routing.rules.pinned is None:
         attempt.error = core.health.last_error(name)
         return math.inf
     limiter = core.limiters.get(name)
@@ -74,6 +75,10 @@ async def admit(core: Core, routing: Routing, attempt: LiveAttempt) -> float | N
         tokens = found.tokens_in + (features.max_output_tokens or found.tokens_out) * features.choices
         wait = limiter.acquire(tokens, now, routing.fleet.learned.service[place])
         if wait > 0:
+            if well:
+                core.health.released(
+                    name
+                )  # if this was to be the probe of a failing model, another may be it
             return now + wait
         attempt.limiter = limiter
     if core.config.budget:

@@ -339,7 +339,7 @@ class TestNoNetwork:
             encoding="utf-8",
         )
         ended = run_script(
-            "import pytest, sys; sys.exit(pytest.main(['-q', '-p', 'router.testing.plugin', sys.argv[1]]))",
+            "import pytest, sys; sys.exit(pytest.main(['-q', '-p', 'no:multimodel_router', '-p', 'router.testing.plugin', sys.argv[1]]))",
             str(file),
         )
         assert ended.returncode == 1

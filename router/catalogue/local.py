@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -33,18 +35,19 @@ LOCAL_CAPABILITIES = frozenset(
 )
 """What the local adapter can do with any model: a grammar forces the shape of the answer."""
 
-# Assumptions about a machine that nothing was measured on yet, with one anchor: SmolLM2-135M Q4_1, 98 MB,
-# decodes some 75 tokens a second on two cores and loads in 0.3 s. Decoding reads all weights once a token, so
-# 10 GB/s of memory bandwidth would give 102 tokens a second: the right size, and close enough for a prior
-# that the first answers replace.
-_BYTES_PER_SECOND = 10e9
+# Assumptions about a machine that nothing was measured on yet; the first answers replace them. Decoding reads
+# all weights once a token, so memory bandwidth bounds it. One anchor: SmolLM2-135M Q4_1, 98 MB, decodes 75 to
+# 165 tokens a second on two cores of a shared machine, which is 7 to 16 GB/s, and loads in 0.3 s.
+_BYTES_PER_SECOND = 15e9
+#: Apple's chips compute on their GPU, by default, from memory of 68 GB/s (M1) and more.
+_APPLE_BYTES_PER_SECOND = 60e9
 _FASTEST_DECODE = 200.0
 #: A prompt's tokens share one pass over the weights; on a CPU it gains about this much.
 _PREFILL_GAIN = 4.0
 _LOAD_BYTES_PER_SECOND = 1e9
 _LOAD_SECONDS = 0.2
-#: What a model of unknown size is taken for: 4 billion parameters in 4 bits.
-_UNKNOWN_BYTES = 2_500_000_000
+#: What a file that cannot be read is taken for: small, so that the attempt is made and says what is wrong.
+_UNKNOWN_BYTES = 100_000_000
 
 
 def local_profile(model: LocalModel) -> Profile:
@@ -84,7 +87,9 @@ def _missing_engine() -> str | None:
 
 
 def _speed(size_bytes: int) -> Speed:
-    decode = min(_FASTEST_DECODE, _BYTES_PER_SECOND / max(size_bytes, 1))
+    apple = sys.platform == "darwin" and platform.machine() == "arm64"
+    bandwidth = _APPLE_BYTES_PER_SECOND if apple else _BYTES_PER_SECOND
+    decode = min(_FASTEST_DECODE, bandwidth / max(size_bytes, 1))
     return Speed(
         ttft=1 / decode,
         prefill=_PREFILL_GAIN * decode,

