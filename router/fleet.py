@@ -172,7 +172,7 @@ class Fleet:
 
 
 class _Slot:
-    """Where the adapter of one declaration stands, built or not; fleets that share the one share the other."""
+    """Where the adapter of one declaration stands, built or not; fleets that share the one share it."""
 
     __slots__ = ("adapter", "lock", "model", "settings")
 
