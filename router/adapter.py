@@ -80,7 +80,8 @@ class Adapter(Protocol):
         """Answers in one piece.
 
         Raises:
-            ModelError: whatever goes wrong. The answer is one that `openai` itself could have given: at
+            InvalidRequestError: if the request is one that no model of any kind could be sent: it ends.
+            ModelError: whatever else goes wrong. The answer is one that `openai` itself could have given: at
                 least one choice, a message with content or tool calls or a refusal, a finish reason.
         """
         ...
@@ -92,7 +93,8 @@ class Adapter(Protocol):
         Closing the generator stops the work at the backend.
 
         Raises:
-            ModelError: whatever goes wrong, before the first chunk or later.
+            InvalidRequestError: as `complete`.
+            ModelError: whatever else goes wrong, before the first chunk or later.
         """
         ...
 

@@ -7,6 +7,7 @@ import atexit
 import concurrent.futures
 import contextlib
 import contextvars
+import functools
 import os
 import queue
 import threading
@@ -50,6 +51,7 @@ class BackgroundLoop:
         if self._ended:
             raise RouterClosedError(_ENDED)
         if self._loop is None:
+            _end_with_the_program()
             ready: concurrent.futures.Future[asyncio.AbstractEventLoop] = concurrent.futures.Future()
             self._thread = threading.Thread(target=_run, args=(ready,), name="router-loop", daemon=True)
             self._thread.start()
@@ -147,7 +149,12 @@ _LOOPS: weakref.WeakSet[BackgroundLoop] = weakref.WeakSet()
 _ABANDONED: list[object] = []
 
 
-@atexit.register
+@functools.cache
+def _end_with_the_program() -> None:
+    """Registered with the first thread, so that it runs before the ledger ends and its costs are booked."""
+    atexit.register(_stop_all)
+
+
 def _stop_all() -> None:
     for loop in list(_LOOPS):
         loop.stop()

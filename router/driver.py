@@ -16,6 +16,7 @@ from router.errors import (
     BudgetExceededError,
     ConfigurationError,
     DeadlineExceededError,
+    InvalidRequestError,
     ModelError,
     ModelLoadError,
     ModelProtocolError,
@@ -29,6 +30,7 @@ from router.live import BudgetRefusedError, LiveAttempt, admit, book, close_sour
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk
 
+    from router.adapter import Adapter
     from router.core import Core
     from router.routing import Routing
 
@@ -85,8 +87,7 @@ class Run:
     def _stop_here(self) -> None:
         self.stopped = True
         if not self._outcome.done():
-            self._outcome.set_exception(RouterClosedError("the router was closed while this request ran"))
-            self._do(self.machine.cancelled(self._now()))
+            self._refuse(RouterClosedError("the router was closed while this request ran"))
         elif self.reader is not None:
             self.reader.cancel()
         elif self.winner is not None and self.winner.outcome == "running":
@@ -158,6 +159,8 @@ class Run:
         self.core.keep(attempt.task)
 
     def _stop(self, attempt: LiveAttempt, error: ModelError | None) -> None:
+        if attempt.outcome == "refused":  # it ends by itself
+            return
         attempt.error = error
         attempt.outcome = "failed" if error is not None else "cancelled"
         if error is not None:
@@ -196,9 +199,7 @@ class Run:
         try:
             if not await self._admitted(attempt):
                 return
-            adapter = self.routing.fleet.loaded_adapter(attempt.place)
-            if adapter is None:
-                adapter = await asyncio.to_thread(self.routing.fleet.adapter, attempt.place)
+            adapter = await self._adapter(attempt.place)
             call = Call(
                 request=self.routing.request,
                 timeout=self._time_left(),
@@ -217,6 +218,10 @@ class Run:
             raise
         except ModelError as error:
             self._failed(attempt, error)
+        except InvalidRequestError as error:
+            attempt.outcome = "refused"  # nothing was sent, so nothing was learned of the model
+            self.core.health.released(name)
+            self._refuse(error)
         except ConfigurationError as error:
             self._failed(attempt, ModelLoadError(str(error), model=name), cause=error)
         except Exception as error:  # noqa: BLE001 - a bug in an adapter must not lose the request
@@ -225,6 +230,12 @@ class Run:
         finally:
             if attempt is not self.winner:
                 await self._close(attempt)
+
+    async def _adapter(self, place: int) -> Adapter:
+        """The adapter of a candidate, built on a worker thread if this is its first use."""
+        fleet = self.routing.fleet
+        loaded = fleet.loaded_adapter(place)
+        return await asyncio.to_thread(fleet.adapter, place) if loaded is None else loaded
 
     async def _admitted(self, attempt: LiveAttempt) -> bool:
         """Whether an attempt may go; the machine is told if it may not."""
@@ -267,6 +278,12 @@ class Run:
         attempt.outcome, attempt.error, attempt.ended_at = "failed", error, self._now()
         self.core.health.failed(error.model, error, attempt.ended_at)
         self._do(self.machine.failed(attempt.number, error, attempt.ended_at))
+
+    def _refuse(self, error: RouterError) -> None:
+        """Ends the request with an error of its own: no model is to blame, and none could answer it."""
+        if not self._outcome.done():
+            self._outcome.set_exception(error)
+            self._do(self.machine.cancelled(self._now()))
 
     # --- booking ---
 

@@ -50,7 +50,8 @@ def estimate(
     The hot loop of a decision: everything that it reads is a local name, and a model costs one tuple.
     """
     learned = fleet.learned
-    ratio, base, per_in, per_out = learned.ratio, learned.base, learned.per_in, learned.per_out
+    ratio, frame = learned.ratio, learned.frame
+    base, per_in, per_out = learned.base, learned.per_in, learned.per_out
     spread, samples, outputs = learned.spread, learned.samples, learned.outputs(features.task)
     window, bounded, tiered = fleet.window, fleet.max_output, fleet.tiered
     price_in, price_out, fee, per_second = fleet.price_in, fleet.price_out, fleet.fee, fleet.per_second
@@ -59,7 +60,7 @@ def estimate(
     cap = math.inf if limit is None else limit
     room = LEAST_OUTPUT_TOKENS if limit is None else limit
     for place in places:
-        tokens_in = tokens * ratio[place]
+        tokens_in = frame[place] + tokens * ratio[place]
         if tokens_in + room > window[place]:
             reasons[place] = ("context", tokens_in + room, window[place])
             continue

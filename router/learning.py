@@ -29,6 +29,10 @@ MOST_STEP = 4.0
 #: A single sample counts as so many times the expected tokens at most. Answers do differ widely in length,
 #: but one absurd report must not price a model out for good.
 MOST_SURPRISE = 16.0
+#: Tokens of ours at which half of a wrong count is put down to the frame that a template puts around every
+#: prompt, and half to the vocabulary. Without a frame, short prompts would teach a ratio that shuts long ones
+#: out of windows that they fit into.
+FRAME_TOKENS = 100.0
 #: The least standard deviation of log(latency): no backend is steadier than this.
 LEAST_SPREAD = 0.02
 #: Seconds that a measured time is taken for at least and at most.
@@ -67,7 +71,8 @@ class Columns:
     """Learned facts of all models of a fleet.
 
     Attributes:
-        ratio: The backend's prompt tokens per token of ours.
+        ratio: The backend's prompt tokens per token of ours, on top of `frame`.
+        frame: Tokens that the backend's template adds to every prompt, long or short.
         base: Seconds to the first token of an empty prompt.
         per_in: Seconds per prompt token.
         per_out: Seconds per output token.
@@ -76,11 +81,12 @@ class Columns:
         service: Mean seconds of an answer, without queueing.
     """
 
-    __slots__ = ("_outputs", "base", "per_in", "per_out", "ratio", "samples", "service", "spread")
+    __slots__ = ("_outputs", "base", "frame", "per_in", "per_out", "ratio", "samples", "service", "spread")
 
     def __init__(self, profiles: Sequence[Profile]) -> None:
         speeds = [profile.speed for profile in profiles]
         self.ratio = [1.0] * len(profiles)
+        self.frame = [0.0] * len(profiles)
         self.base = [speed.ttft for speed in speeds]
         self.per_in = [1.0 / speed.prefill for speed in speeds]
         self.per_out = [1.0 / speed.decode for speed in speeds]
@@ -91,7 +97,7 @@ class Columns:
 
     def carry_over(self, place: int, other: Columns, other_place: int) -> None:
         """Takes over what another fleet's columns learned of the same model."""
-        for name in ("ratio", "base", "per_in", "per_out", "spread", "samples", "service"):
+        for name in ("ratio", "frame", "base", "per_in", "per_out", "spread", "samples", "service"):
             getattr(self, name)[place] = getattr(other, name)[other_place]
         self._outputs[None][place] = other._outputs[None][other_place]
         for task, column in list(other._outputs.items()):  # a copy: another thread may add a task
@@ -114,10 +120,10 @@ class Columns:
     def learn(self, place: int, sample: Sample) -> None:
         """Takes one answer in. Absurd numbers were sorted out before."""
         weight = max(LEAST_WEIGHT, 1.0 / (self.samples[place] + PRIOR_SAMPLES))
-        tokens_in = float(sample.prompt_tokens or sample.counted_tokens * self.ratio[place])
+        expected_in = self.frame[place] + sample.counted_tokens * self.ratio[place]
+        tokens_in = float(sample.prompt_tokens or expected_in)
         if sample.prompt_tokens and sample.counted_tokens:
-            ratio = sample.prompt_tokens / sample.counted_tokens
-            self.ratio[place] += weight * (_within(ratio, self.ratio[place], MOST_STEP) - self.ratio[place])
+            self._learn_counts(place, sample.counted_tokens, tokens_in, expected_in, weight)
         tokens_out = self.outputs(sample.task)[place]
         if sample.completion_tokens is not None:
             tokens_out = max(sample.completion_tokens, 1)  # no answer at all is a short one
@@ -126,6 +132,15 @@ class Columns:
         self._learn_speed(place, sample, tokens_in, tokens_out, weight)
         self.service[place] += weight * (_seconds(sample.duration) - self.service[place])
         self.samples[place] += 1
+
+    def _learn_counts(
+        self, place: int, counted: int, tokens_in: float, expected: float, weight: float
+    ) -> None:
+        step = weight * (_within(tokens_in, expected, MOST_STEP) - expected)
+        share = counted / (counted + FRAME_TOKENS)
+        ratio = self.ratio[place]
+        self.ratio[place] = max(ratio + step * share / counted, ratio / MOST_STEP)
+        self.frame[place] = max(self.frame[place] + step * (1 - share), 0.0)
 
     def _learn_speed(
         self, place: int, sample: Sample, tokens_in: float, tokens_out: float, weight: float

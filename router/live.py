@@ -15,7 +15,7 @@ from router.booking import booked_cost, reserved_cost
 from router.decision import Attempt, Outcome
 from router.errors import ModelError, ModelProtocolError, ModelTimeoutError
 from router.limits import Limiter
-from router.usage import Usage, read_usage
+from router.usage import CHARACTERS_PER_TOKEN, Usage, characters_of, read_usage
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion, ChatCompletionChunk
@@ -41,6 +41,7 @@ class LiveAttempt:
     error: ModelError | None = None
     usage: Usage | None = None
     usage_is_reported: bool = False
+    characters: int = 0  # of the answer as far as it was handed on, for a backend that tells no usage
     cost: Decimal | None = None
     reserved: Decimal | None = None
     limiter: Limiter | None = None
@@ -122,18 +123,21 @@ def _take_usage(routing: Routing, attempt: LiveAttempt) -> None:
     if attempt.completion is not None:
         attempt.usage = read_usage(attempt.completion.usage)
         attempt.usage_is_reported = attempt.usage is not None
+        attempt.characters = sum(characters_of(choice.message) for choice in attempt.completion.choices)
     if attempt.usage is not None:
         return
     found = routing.estimate(attempt.place)
-    if attempt.outcome == "succeeded":
+    if attempt.characters:
+        attempt.usage = Usage(round(found.tokens_in), math.ceil(attempt.characters / CHARACTERS_PER_TOKEN))
+    elif attempt.outcome == "succeeded":
         attempt.usage = Usage(round(found.tokens_in), round(found.tokens_out))
-    elif attempt.begun_at is not None and (attempt.outcome == "cancelled" or _may_be_billed(attempt.error)):
+    elif attempt.begun_at is not None and (attempt.outcome == "cancelled" or _may_be_billed(attempt)):
         attempt.usage = Usage(round(found.tokens_in), 0)
 
 
-def _may_be_billed(error: ModelError | None) -> bool:
+def _may_be_billed(attempt: LiveAttempt) -> bool:
     """Whether a failed attempt may cost its prompt all the same: the backend was at work when it ended."""
-    return isinstance(error, ModelTimeoutError | ModelProtocolError)
+    return attempt.visible_at is not None or isinstance(attempt.error, ModelTimeoutError | ModelProtocolError)
 
 
 def snapshot(name: str, attempt: LiveAttempt) -> Attempt:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from router.background import BackgroundLoop, Pump
 from router.decision import Decision, Outcome
 from router.errors import DeadlineExceededError, ModelError, RouterClosedError, StreamInterruptedError
-from router.usage import Usage, read_usage
+from router.usage import characters_of, read_usage
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk
@@ -68,8 +68,10 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
                 if not chunk.choices and not self._wants_usage:
                     continue
             for choice in chunk.choices:
-                if choice.index == 0 and choice.delta and choice.delta.content:
-                    self._text.append(choice.delta.content)
+                delta = choice.delta
+                self._attempt.characters += characters_of(delta)
+                if choice.index == 0 and delta and delta.content:
+                    self._text.append(delta.content)
             return chunk
 
     async def _read(self) -> ChatCompletionChunk:
@@ -86,7 +88,7 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
             return await source.__anext__()
         except StopAsyncIteration:
             if self._run.stopped:
-                raise RouterClosedError(_CLOSED) from None
+                raise self._closed() from None
             await self._end("succeeded")
             raise
         except ModelError as error:
@@ -98,7 +100,7 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
             await self._end("cancelled")
             if (self._expired or self._run.stopped) and reader is not None and reader.uncancel() <= 0:
                 self._check_deadline()
-                raise RouterClosedError(_CLOSED) from None
+                raise self._closed() from None
             raise  # the caller was cancelled
         finally:
             self._run.reader = None
@@ -112,6 +114,11 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
         )
         interrupted.decision = self.routing
         return interrupted
+
+    def _closed(self) -> RouterClosedError:
+        error = RouterClosedError(_CLOSED)
+        error.decision = self.routing
+        return error
 
     def _check_deadline(self) -> None:
         if self._expired:
@@ -141,14 +148,7 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
         attempt.ended_at = self._run.core.now()
         if attempt.usage is not None:
             attempt.usage_is_reported = True
-        elif outcome != "succeeded":
-            attempt.usage = self._used_so_far()
         await self._run.finish(attempt, text="".join(self._text))
-
-    def _used_so_far(self) -> Usage:
-        """Tokens of a stream that could not tell: our count of the prompt, and four characters a token."""
-        found = self._run.routing.estimate(self._attempt.place)
-        return Usage(round(found.tokens_in), sum(map(len, self._text)) // 4)
 
     async def aclose(self) -> None:
         """Stops the stream; what was not read is not answered. Does no harm when it has ended."""
@@ -194,6 +194,9 @@ class RoutedStream(Iterator["ChatCompletionChunk"]):
             return next(self._pump)
         except KeyboardInterrupt:
             self.close()
+            raise
+        except RouterClosedError as error:
+            error.decision = error.decision or self.routing
             raise
 
     def close(self) -> None:

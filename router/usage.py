@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from openai.types import CompletionUsage
+    from openai.types.chat import ChatCompletionMessage
+    from openai.types.chat.chat_completion_chunk import ChoiceDelta
 
-__all__ = ["Usage", "read_usage"]
+__all__ = ["CHARACTERS_PER_TOKEN", "Usage", "characters_of", "read_usage"]
 
 #: More tokens than any model takes or gives in one call; a report above it is a mistake.
 MOST_TOKENS = 50_000_000
+
+#: Assumption for answers whose backend reports no usage: English, and OpenAI's rule of thumb.
+CHARACTERS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +71,18 @@ def _reported_cached(reported: CompletionUsage) -> object:
         or getattr(reported, "prompt_cache_hit_tokens", None)
         or 0
     )
+
+
+def characters_of(part: ChatCompletionMessage | ChoiceDelta | None) -> int:
+    """Characters of an answer, or of a piece of one, that were generated: text, reasoning, calls of tools."""
+    if not part:  # openai's types promise one; hosts leave it out
+        return 0
+    count = len(part.content or "") + len(part.refusal or "")
+    for call in part.tool_calls or ():
+        function = getattr(call, "function", None)
+        count += len(getattr(function, "name", None) or "") + len(getattr(function, "arguments", None) or "")
+    extra = part.model_extra
+    if extra:
+        texts = (extra.get(name) for name in ("reasoning_content", "reasoning"))
+        count += next((len(text) for text in texts if isinstance(text, str)), 0)
+    return count

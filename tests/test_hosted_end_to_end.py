@@ -15,6 +15,7 @@ from router import (
     AllModelsFailedError,
     AsyncRouter,
     HostedModel,
+    InvalidRequestError,
     ModelConnectionError,
     ModelError,
     ModelHTTPError,
@@ -256,6 +257,21 @@ class TestMoney:
         assert all(chunk.usage is None for chunk in chunks)
         assert server.requests[1].body["stream_options"] == {"include_usage": True}
 
+    @pytest.mark.parametrize("stream", [False, True])
+    async def test_a_host_that_tells_no_usage_is_booked_by_what_it_said(self, *, stream: bool) -> None:
+        reply = Reply(text="x" * 40_000, reasoning="y" * 400, usage={}, chunk=1000)
+        with LoopbackServer(reply) as server:
+            router = router_of(hosted("m", server, usd=1))
+            if stream:
+                answer = await router.chat.completions.create(messages=HELLO, stream=True)
+                assert [chunk async for chunk in answer]
+                (attempt,) = answer.routing.attempts
+            else:
+                (attempt,) = (await router.chat.completions.create(messages=HELLO)).routing.attempts
+            await router.aclose()
+        assert attempt.cost_source == "estimate"
+        assert attempt.completion_tokens == 10_100, "not what was expected before it spoke"
+
     async def test_absurd_usage_is_replaced_and_flagged(self) -> None:
         with LoopbackServer(Reply(usage={"prompt_tokens": -5, "completion_tokens": 10**9})) as server:
             async with router_of(hosted("m", server)) as router:
@@ -463,3 +479,30 @@ async def test_the_hosted_adapter_keeps_its_contract() -> None:
         model = HostedModel("m", base_url=server.base_url)
         await check_adapter(lambda: create(model, AdapterSettings()))
         assert json.dumps(server.requests[0].body)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("field", "fields"),
+    [
+        ("messages.1", {"messages": [*HELLO, {"role": "user", "content": "half a pair: \ud83d"}]}),
+        ("top_a", {"extra_body": {"top_a": float("nan")}}),
+        ("top_a", {"extra_body": {"top_a": object()}}),
+    ],
+)
+async def test_a_request_that_json_cannot_hold_is_the_callers_and_shuts_no_model(
+    field: str, fields: dict[str, Any], stream: bool
+) -> None:
+    with LoopbackServer() as server:
+        router = pair(server)
+        for _ in range(5):
+            with pytest.raises(InvalidRequestError) as caught:
+                await router.chat.completions.create(**{"messages": HELLO, "stream": stream, **fields})
+            assert caught.value.field == field
+            assert caught.value.__cause__ is None, "it would hold the whole text"
+            assert caught.value.decision is not None
+            assert caught.value.decision.attempts == (), "nothing was sent"
+        assert server.requests == []
+        answer = await router.chat.completions.create(messages=HELLO)
+        assert answer.routing.model == "first", "it was never set aside"
+        await router.aclose()

@@ -54,6 +54,10 @@ def first_token(learned: Columns, tokens_in: float) -> float:
     return learned.base[0] + tokens_in * learned.per_in[0]
 
 
+def prompt_tokens(learned: Columns, counted: int) -> float:
+    return learned.frame[0] + counted * learned.ratio[0]
+
+
 def latency(learned: Columns, tokens_in: float, tokens_out: float) -> float:
     return first_token(learned, tokens_in) + tokens_out * learned.per_out[0]
 
@@ -138,8 +142,24 @@ class TestConvergence:
         before = first_token(learned, 2000)
         for _ in range(30):
             learned.learn(0, sample(counted=1000, prompt=None, completion=None, ttft=2.5, duration=5.5))
-        assert first_token(learned, 1000 * learned.ratio[0]) == pytest.approx(before, rel=0.05)
-        assert learned.ratio[0] == pytest.approx(2.0, rel=0.05), "nothing was said against it"
+        counted = prompt_tokens(learned, 1000)
+        assert first_token(learned, counted) == pytest.approx(before, rel=0.05)
+        assert counted == pytest.approx(2000, rel=0.05), "nothing was said against it"
+
+    def test_the_frame_of_short_prompts_is_not_taken_for_a_ratio_of_long_ones(self) -> None:
+        learned = columns()
+        for _ in range(50):
+            learned.learn(0, sample(counted=15, prompt=35))
+        assert prompt_tokens(learned, 15) == pytest.approx(35, rel=0.02)
+        assert prompt_tokens(learned, 1000) < 1250, "a prompt that fits must not be shut out"
+
+    def test_long_prompts_tell_the_ratio_whatever_short_ones_said(self) -> None:
+        learned = columns()
+        for _ in range(50):
+            learned.learn(0, sample(counted=15, prompt=35))
+            learned.learn(0, sample(counted=4000, prompt=5220))
+        assert prompt_tokens(learned, 8000) == pytest.approx(8000 * 1.3 + 20, rel=0.05)
+        assert prompt_tokens(learned, 15) == pytest.approx(35, rel=0.5)
 
     def test_the_spread_grows_when_answers_are_uneven_and_shrinks_when_they_are_not(self) -> None:
         even, uneven = columns(), columns()
@@ -170,6 +190,7 @@ class TestRobustness:
         for column in every:
             assert math.isfinite(column[0])
             assert column[0] > 0
+        assert 0 <= learned.frame[0] < math.inf
         assert learned.spread[0] <= 1.0
         assert learned.samples == [len(samples)]
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import signal
+import sqlite3
+import textwrap
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -500,7 +503,9 @@ class TestClosing:
                 reading: Future[object] = pool.submit(lambda: list(stream))
                 time.sleep(0.1)
                 router.close()
-                assert isinstance(reading.exception(timeout=10), RouterClosedError)
+                error = reading.exception(timeout=10)
+                assert isinstance(error, RouterClosedError)
+                assert error.decision is not None
 
     def test_a_stream_may_be_closed_after_its_router(self) -> None:
         router = sync_router_of(scripted("endless", ENDLESS))
@@ -590,8 +595,6 @@ class TestExit:
     def test_a_program_that_closes_nothing_ends_quickly_and_quietly(
         self, ending: str, tmp_path: object
     ) -> None:
-        import textwrap
-
         script = PRELUDE + textwrap.dedent(ENDINGS[ending]).replace(
             "sys.exit(0)", "print(time.monotonic(), flush=True); sys.exit(0)"
         )
@@ -600,3 +603,32 @@ class TestExit:
         assert ended.returncode == 0
         assert ended.stderr == ""
         assert took < 3
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_what_was_under_way_at_the_end_is_booked_and_written_down(
+        self, stream: bool, tmp_path: object
+    ) -> None:
+        script = f"""
+        server = LoopbackServer(Reply(text="word " * 999, per_token=0.02)).__enter__()
+        router = Router(
+            models=[HostedModel("m", base_url=server.base_url, price=Price(input=1e5, output=1))],
+            ledger=sys.argv[1],
+            budget=Budget(usd=1000),
+        )
+        def ask():
+            global stream
+            try:
+                stream = router.chat.completions.create(messages=HELLO, stream={stream})
+            except RouterError:
+                pass
+        threading.Thread(target=ask, daemon=True).start()
+        server.wait_until(lambda s: s.in_flight == 1)
+        """
+        path = f"{tmp_path}/router.db"
+        run_script(PRELUDE + textwrap.dedent(script), path)
+        with contextlib.closing(sqlite3.connect(path)) as file:
+            attempts = file.execute("SELECT outcome, CAST(cost AS REAL) FROM attempts").fetchall()
+            (spent,) = file.execute("SELECT SUM(CAST(usd AS REAL)) FROM money").fetchone()
+        assert [outcome for outcome, _ in attempts] == ["cancelled"]
+        assert spent == pytest.approx(attempts[0][1])
+        assert spent > 0

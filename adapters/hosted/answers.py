@@ -114,8 +114,13 @@ class StreamCheck:
         delta: object = getattr(choice, "delta", None)
         reason: object = getattr(choice, "finish_reason", None)
         content: object = getattr(delta, "content", None)
+        calls: object = getattr(delta, "tool_calls", None)
         index: object = getattr(choice, "index", 0) or 0
-        if not isinstance(index, int) or not (content is None or isinstance(content, str)):
+        if (
+            not isinstance(index, int)
+            or not (content is None or isinstance(content, str))
+            or not (calls is None or isinstance(calls, list))
+        ):
             raise ModelProtocolError("a chunk's choice has not the shape of one", model=self._model)
         if not self._spoken:
             self._spoken = _says_something(delta)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from router.adapter import Call
 from router.catalogue.providers import Provider
+from router.errors import InvalidRequestError
 from router.models import HostedModel
 from router.request import ChatRequest, JSONObject
 
-__all__ = ["Outgoing", "outgoing"]
+__all__ = ["Outgoing", "check_sendable", "outgoing"]
 
 #: Headers that a request may not set: they authorise, or they frame the message.
 _NOT_THE_CALLERS = frozenset(
@@ -61,6 +63,40 @@ def outgoing(call: Call, model: HostedModel, provider: Provider, *, stream: bool
         dict(request.extra_query),
         call.timeout,
     )
+
+
+def check_sendable(out: Outgoing, error: Exception) -> None:
+    """Tells a request that no host could be sent from an answer that cannot be read.
+
+    Asked only after a failure, since it costs as much as sending. The model is not to blame: without this,
+    a text with half a surrogate pair would have every healthy model set aside in turn.
+
+    Raises:
+        InvalidRequestError: naming the field that JSON cannot hold.
+    """
+    if isinstance(error, json.JSONDecodeError) or not isinstance(
+        error, TypeError | ValueError | RecursionError
+    ):
+        return
+    for field, value in _fields(out.body):
+        try:
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        except UnicodeEncodeError:  # it holds the whole text, which must not travel with the error
+            problem = "its text has half a surrogate pair, which UTF-8 cannot hold"
+        except (TypeError, ValueError, RecursionError) as trouble:
+            problem = str(trouble)
+        else:
+            continue
+        raise InvalidRequestError(f"{field}: it cannot be sent as JSON ({problem})", field=field) from None
+
+
+def _fields(body: dict[str, object]) -> Iterator[tuple[str, object]]:
+    """The fields of a body by name, each message by itself."""
+    for name, value in body.items():
+        if name == "messages" and isinstance(value, list | tuple):
+            yield from ((f"messages.{place}", message) for place, message in enumerate(value))
+        else:
+            yield name, value
 
 
 def _body(request: ChatRequest, model: HostedModel, provider: Provider, *, stream: bool) -> dict[str, object]:

@@ -15,7 +15,7 @@ import openai
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from adapters.hosted.credentials import Credentials, mask, mask_logs
-from adapters.hosted.dialect import Outgoing
+from adapters.hosted.dialect import Outgoing, check_sendable
 from adapters.hosted.failures import error_in_answer, http_error, shortened
 from adapters.hosted.guard import EVENT_STREAM, Guard
 from router.errors import ModelConnectionError, ModelError, ModelProtocolError, ModelTimeoutError
@@ -88,7 +88,8 @@ class Client:
         """Answers in one piece.
 
         Raises:
-            ModelError: whatever goes wrong. The answer's shape is not checked yet.
+            InvalidRequestError: if the request cannot be written as JSON.
+            ModelError: whatever else goes wrong. The answer's shape is not checked yet.
         """
         options = _options(out, out.headers)
         try:
@@ -99,6 +100,7 @@ class Client:
         except ModelError:
             raise
         except Exception as error:  # noqa: BLE001 - the SDK builds objects from unchecked JSON: it may raise anything
+            check_sendable(out, error)
             raise self._translated(error, out.seconds) from _clean(error)
         if not isinstance(answer, ChatCompletion):
             raise ModelProtocolError(
@@ -110,7 +112,8 @@ class Client:
         """Answers in chunks. Closing the generator closes the connection.
 
         Raises:
-            ModelError: whatever goes wrong. The chunks' shape is not checked yet.
+            InvalidRequestError: if the request cannot be written as JSON.
+            ModelError: whatever else goes wrong. The chunks' shape is not checked yet.
         """
         options = _options(out, {**out.headers, "Accept": EVENT_STREAM, "Accept-Encoding": "identity"})
         try:
@@ -128,6 +131,7 @@ class Client:
         except ModelError:
             raise
         except Exception as error:  # noqa: BLE001 - as above
+            check_sendable(out, error)
             raise self._translated(error, out.seconds) from _clean(error)
 
     async def aclose(self) -> None:

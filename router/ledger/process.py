@@ -47,19 +47,17 @@ class _Process:
         self._taken: list[threading.RLock] = []
         self._running: set[_Ends] = set()
         self._abandoned: list[_Ends] = []
-        self._hooked_in: int | None = None
+        self._hooked_in = 0
 
     def enlist(self, writer: _Ends) -> None:
         """Has a writer ended with the interpreter."""
         self._running.add(writer)
         if self._hooked_in == self.generation:
             return
-        if self._hooked_in is None:  # a fork keeps what is registered
-            atexit.register(self.end)
         self._hooked_in = self.generation
         # A child that multiprocessing forked leaves by os._exit: past atexit, but not past its finalizers.
         util = sys.modules.get("multiprocessing.util")
-        if util is not None and self.generation:
+        if util is not None:
             util.Finalize(None, self.end, exitpriority=0)
 
     def discharge(self, writer: _Ends) -> None:
@@ -101,6 +99,8 @@ class _Process:
 
 
 PROCESS = _Process()
+# On import, so that it comes last: what ends before it (`router.background`) still has costs to write down.
+atexit.register(PROCESS.end)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=PROCESS.before_fork, after_in_parent=PROCESS.after_fork, after_in_child=PROCESS.forked

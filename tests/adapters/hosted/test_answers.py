@@ -185,7 +185,17 @@ async def test_json_of_another_shape_is_refused(server: LoopbackServer, make: Ma
 
 
 @pytest.mark.parametrize(
-    "data", ["null", "1", '"x"', "[]", '{"choices":"x"}', '{"choices":["x"]}', '{"choices":[null]}']
+    "data",
+    [
+        "null",
+        "1",
+        '"x"',
+        "[]",
+        '{"choices":"x"}',
+        '{"choices":["x"]}',
+        '{"choices":[null]}',
+        '{"choices":[{"index":0,"delta":{"tool_calls":"x"},"finish_reason":"stop"}]}',
+    ],
 )
 async def test_a_malformed_chunk_is_refused(server: LoopbackServer, make: Make, data: str) -> None:
     server.script(Reply(raw=[f"data: {data}\n\n".encode(), b"data: [DONE]\n\n"]))

@@ -13,7 +13,7 @@ import pytest
 
 from adapters.hosted.sdk import _proxy_for, tls
 from router.adapter import AdapterSettings
-from router.errors import ModelConnectionError, ModelHTTPError, ModelProtocolError
+from router.errors import InvalidRequestError, ModelConnectionError, ModelHTTPError, ModelProtocolError
 from router.testing.server import LoopbackServer, Reply
 from tests.adapters.hosted.conftest import Make, call, text_of
 
@@ -196,9 +196,9 @@ def test_tls_is_verified() -> None:
 
 async def test_a_prompt_that_cannot_be_encoded_is_a_typed_error(make: Make) -> None:
     asked = call(messages=[{"role": "user", "content": "broken \ud800 text"}])
-    with pytest.raises(ModelProtocolError):
+    with pytest.raises(InvalidRequestError, match=r"^messages\.0: "):
         await make().complete(asked)
-    with pytest.raises(ModelProtocolError):
+    with pytest.raises(InvalidRequestError, match=r"^messages\.0: "):
         await text_of(make(), asked)
     with pytest.raises(ModelProtocolError):
         await make().complete(call(extra_headers={"X-Odd": "new\r\nline"}))
