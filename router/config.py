@@ -191,7 +191,7 @@ class RouterConfig(Declared):
         recovery: What to do about failures.
         budget: Money limits, all of which hold.
         ledger: An SQLite file for the durable record; None: in memory.
-        keep_text: Whether the ledger keeps prompts and answers.
+        keep_text: Whether the ledger keeps prompts and answers (never those of private requests).
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)

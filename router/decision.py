@@ -147,7 +147,7 @@ class Decision:
     notes: tuple[str, ...] = ()
     at: float = 0.0
     tags: Mapping[str, str] = field(default_factory=dict)
-    _ranking: Ranking | Sequence[Candidate] = ()
+    _ranking: Ranking | Sequence[Candidate] = field(default=(), repr=False)
 
     @cached_property
     def ranking(self) -> tuple[Candidate, ...]:

@@ -70,6 +70,13 @@ class Declared(_Base):
     )
     guarded: ClassVar[bool] = False
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Only what differs from the default: the rest is noise in a log."""
+        for name, value in super().__repr_args__():
+            field = type(self).model_fields.get(name or "")
+            if field is None or field.is_required() or value != field.get_default(call_default_factory=True):
+                yield name, value
+
     @classmethod
     def parse(cls, data: Mapping[str, object]) -> Self:
         """Builds one from plain data.
@@ -126,7 +133,7 @@ def _problem(detail: ErrorDetails, declared: type[BaseModel], data: Mapping[str,
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "literal_error":
         choices = [part.strip(" '") for part in detail["ctx"]["expected"].replace(" or ", ", ").split(",")]
-        message += nearest(detail["input"], choices)
+        message = f"no such choice{nearest(detail['input'], choices)}"
     return _Problem(path, f"{where} = {value}: {message}" if path else message, value if path else "")
 
 

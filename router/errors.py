@@ -27,6 +27,8 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from router.remedies import remedies
+
 if TYPE_CHECKING:
     from router.decision import Decision
     from router.usage import Usage
@@ -101,7 +103,8 @@ class NoEligibleModelError(RouterError):
 
     def __init__(self, message: str, *, reasons: Mapping[str, str], decision: Decision | None = None) -> None:
         listing = "".join(f"\n  {name}: {reason}" for name, reason in reasons.items())
-        super().__init__(message + listing)
+        ways_out = "".join(f"\n  {remedy}" for remedy in remedies(reasons.values()))
+        super().__init__(message + listing + (f"\nwhat helps:{ways_out}" if ways_out else ""))
         self.reasons = dict(reasons)
         self.decision = decision
 
@@ -131,7 +134,8 @@ class DeadlineExceededError(RouterError):
     """
 
     def __init__(self, deadline: float, *, causes: Sequence[ModelError] = ()) -> None:
-        failed = f"; before it: {'; '.join(map(str, causes))}" if causes else ""
+        listing = "".join(f"\n  {cause.model}: {cause}" for cause in causes)
+        failed = f"; attempts that had failed before:{listing}" if causes else ""
         super().__init__(f"the deadline of {deadline:g} s passed without an answer{failed}")
         self.deadline = deadline
         self.causes = tuple(causes)

@@ -5,12 +5,28 @@ from __future__ import annotations
 import math
 
 from router.decision import Attempt, Candidate, Decision
+from router.remedies import remedies
 
 __all__ = ["explain"]
 
-
 #: Names in one line of a note.
 MOST_NAMES = 8
+#: Less than this is not told in digits.
+LEAST_SECONDS = 0.0005
+#: How reasons begin that are the request's own choice and say nothing of the model.
+_LEFT_OUT = ("pinned:", "not listed:")
+_HEAD = (
+    "model",
+    "cost",
+    "first token",
+    "answer",
+    "likely within",
+    "quality",
+    "utility",
+    "tokens",
+    "known from",
+)
+_AFTER = {"succeeded": "in", "running": "for"}
 
 
 def explain(decision: Decision) -> str:
@@ -19,18 +35,23 @@ def explain(decision: Decision) -> str:
     lines += [f"  {note}" for note in decision.notes]
     lines.append("  request: " + _features(decision))
     eligible = [candidate for candidate in decision.ranking if candidate.rejected_because is None]
-    rejected = [candidate for candidate in decision.ranking if candidate.rejected_because is not None]
     if eligible:
-        lines += _table(eligible)
+        lines += ["  eligible, best first:", *_indented(_table(eligible))]
+    rejected = [candidate for candidate in decision.ranking if candidate.rejected_because is not None]
     if rejected:
-        width = max(len(candidate.model) for candidate in rejected)
-        lines.append("  not eligible:")
-        lines += [f"    {candidate.model:<{width}}  {candidate.rejected_because}" for candidate in rejected]
+        lines += ["  not eligible:", *_indented(_rejections(rejected))]
+    if noted := _notes(eligible):
+        lines += ["  to note:", *_indented(noted)]
+    if not eligible and (ways_out := remedies(c.rejected_because or "" for c in rejected)):
+        lines += ["  what helps:", *_indented(ways_out)]
     if decision.attempts:
-        lines.append("  attempts:")
-        lines += [f"    {_attempt(attempt)}" for attempt in decision.attempts]
+        lines += ["  attempts:", *_indented(_attempts(decision.attempts))]
         lines.append(f"  cost: {_usd(None if decision.cost is None else float(decision.cost))}")
     return "\n".join(lines)
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
 
 
 def _features(decision: Decision) -> str:
@@ -49,19 +70,24 @@ def _features(decision: Decision) -> str:
 
 
 def _table(candidates: list[Candidate]) -> list[str]:
-    head = ("model", "cost", "first token", "answer", "likely within", "quality", "utility", "from")
-    rows = [head, *(_row(candidate) for candidate in candidates)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = []
-    for row in rows:
-        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)]
-        lines.append("    " + "  ".join(cells).rstrip())
-    return ["  eligible, best first:", *lines, *_notes(candidates)]
+    rows = [_HEAD, *(_row(candidate) for candidate in candidates)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    return [_line(row, widths) for row in rows]
+
+
+def _line(cells: tuple[str, ...], widths: list[int]) -> str:
+    """One row: words to the left, figures to the right, so that digits stand under digits."""
+    outer = (0, len(cells) - 1)
+    padded = [
+        cell.ljust(width) if column in outer else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return "  ".join(padded).rstrip()
 
 
 def _row(candidate: Candidate) -> tuple[str, ...]:
-    seen = int(candidate.parts.get("answers seen", 0))
-    tokens = f"{candidate.parts.get('tokens in', 0):.0f} in, {candidate.parts.get('tokens out', 0):.0f} out"
+    parts = candidate.parts
+    seen = int(parts.get("answers seen", 0))
     return (
         candidate.model,
         _usd(candidate.cost),
@@ -69,9 +95,23 @@ def _row(candidate: Candidate) -> tuple[str, ...]:
         _seconds(candidate.latency),
         _seconds(candidate.latency_p95),
         "unknown" if candidate.quality is None else f"{candidate.quality:.2f}",
-        "unknown" if candidate.utility is None else f"{candidate.utility:.4g}",
-        f"{tokens}; {f'{seen} answers seen' if seen else 'its profile'}",
+        "unknown" if candidate.utility is None else _plain(candidate.utility),
+        f"{parts.get('tokens in', 0):.0f} in, {parts.get('tokens out', 0):.0f} out",
+        f"{seen} answer{'s' if seen > 1 else ''}" if seen else "its profile",
     )
+
+
+def _rejections(rejected: list[Candidate]) -> list[str]:
+    """A line for each, as declared; the many that the request itself left out share one."""
+    shared: dict[str, list[str]] = {}
+    for candidate in rejected:
+        because = candidate.rejected_because or ""
+        if because.startswith(_LEFT_OUT):
+            shared.setdefault(because, []).append(candidate.model)
+    rows = [(_listing(names), because) for because, names in shared.items()]
+    rows += [(c.model, c.rejected_because or "") for c in rejected if c.rejected_because not in shared]
+    width = max((len(name) for name, because in rows if because not in shared), default=0)
+    return [f"{name:<{width}}  {because}" for name, because in rows]
 
 
 def _notes(candidates: list[Candidate]) -> list[str]:
@@ -80,7 +120,7 @@ def _notes(candidates: list[Candidate]) -> list[str]:
     for candidate in candidates:
         for note in candidate.notes:
             noted.setdefault(note, []).append(candidate.model)
-    return [f"    {note} ({_listing(names)})" for note, names in noted.items()]
+    return [f"{note} ({_listing(names)})" for note, names in noted.items()]
 
 
 def _listing(names: list[str]) -> str:
@@ -89,15 +129,23 @@ def _listing(names: list[str]) -> str:
     return ", ".join(few) + (f" and {rest} more" if rest else "")
 
 
+def _attempts(attempts: tuple[Attempt, ...]) -> list[str]:
+    width = max(len(attempt.model) for attempt in attempts)
+    return [f"{attempt.model:<{width}}  {_attempt(attempt)}" for attempt in attempts]
+
+
 def _attempt(attempt: Attempt) -> str:
-    parts = [f"{attempt.model} {attempt.outcome}"]
-    if attempt.duration is not None:
-        parts.append(f"in {_seconds(attempt.duration)}")
+    took = (
+        ""
+        if attempt.duration is None
+        else f" {_AFTER.get(attempt.outcome, 'after')} {_seconds(attempt.duration)}"
+    )
+    parts = [f"{attempt.outcome}{took}{' (a hedge)' if attempt.hedge else ''}"]
     if attempt.ttft is not None:
         parts.append(f"first token after {_seconds(attempt.ttft)}")
     if attempt.prompt_tokens is not None and attempt.completion_tokens is not None:
-        parts.append(f"{attempt.prompt_tokens} + {attempt.completion_tokens} tokens")
-    if attempt.cost is not None:
+        parts.append(f"{attempt.prompt_tokens} tokens in, {attempt.completion_tokens} out")
+    if attempt.cost is not None and (attempt.cost or attempt.outcome == "succeeded"):
         source = " (estimated)" if attempt.cost_source == "estimate" and attempt.cost else ""
         parts.append(f"{_usd(float(attempt.cost))}{source}")
     if attempt.error is not None:
@@ -106,16 +154,20 @@ def _attempt(attempt: Attempt) -> str:
 
 
 def _usd(usd: float | None) -> str:
-    if usd is None:
-        return "unknown"
-    if usd == 0:
-        return "0 USD"
-    # Plain digits, never an exponent: three that count, whatever the size.
-    digits = max(2, 2 - math.floor(math.log10(abs(usd))))
-    return f"{usd:.{digits}f} USD"
+    return "unknown" if usd is None else f"{_plain(usd)} USD"
+
+
+def _plain(value: float) -> str:
+    """Plain digits, never an exponent: three that count, whatever the size."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:.0f}"
+    digits = max(2, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{digits}f}"
 
 
 def _seconds(seconds: float | None) -> str:
     if seconds is None:
         return "unknown"
+    if 0 < seconds < LEAST_SECONDS:
+        return "< 1 ms"
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"

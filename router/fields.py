@@ -10,6 +10,7 @@ from router.errors import InvalidRequestError, nearest, shown
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from openai import NotGiven, Omit
     from openai.types import ReasoningEffort
     from openai.types.chat import (
         ChatCompletionAudioParam,
@@ -38,44 +39,44 @@ class CompletionFields(TypedDict, total=False):
     messages: Required[Iterable[ChatCompletionMessageParam | ChatCompletionMessage]]
     model: str
     routing: RoutingOptions | Mapping[str, object] | None
-    audio: ChatCompletionAudioParam | None
-    frequency_penalty: float | None
-    function_call: completion_create_params.FunctionCall
-    functions: Iterable[completion_create_params.Function]
-    logit_bias: Mapping[str, int] | None
-    logprobs: bool | None
-    max_completion_tokens: int | None
-    max_tokens: int | None
-    metadata: Mapping[str, str] | None
-    modalities: list[Literal["text", "audio"]] | None
-    moderation: completion_create_params.Moderation | None
-    n: int | None
-    parallel_tool_calls: bool
-    prediction: ChatCompletionPredictionContentParam | None
-    presence_penalty: float | None
-    prompt_cache_key: str | None
-    prompt_cache_options: completion_create_params.PromptCacheOptions
-    prompt_cache_retention: Literal["in_memory", "24h"] | None
-    reasoning_effort: ReasoningEffort | None
-    response_format: completion_create_params.ResponseFormat
-    safety_identifier: str | None
-    seed: int | None
-    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None
-    stop: str | list[str] | None
-    store: bool | None
-    stream_options: ChatCompletionStreamOptionsParam | None
-    temperature: float | None
-    tool_choice: ChatCompletionToolChoiceOptionParam
-    tools: Iterable[ChatCompletionToolUnionParam]
-    top_logprobs: int | None
-    top_p: float | None
-    user: str
-    verbosity: Literal["low", "medium", "high"] | None
-    web_search_options: completion_create_params.WebSearchOptions
+    audio: ChatCompletionAudioParam | Omit | None
+    frequency_penalty: float | Omit | None
+    function_call: completion_create_params.FunctionCall | Omit
+    functions: Iterable[completion_create_params.Function] | Omit
+    logit_bias: Mapping[str, int] | Omit | None
+    logprobs: bool | Omit | None
+    max_completion_tokens: int | Omit | None
+    max_tokens: int | Omit | None
+    metadata: Mapping[str, str] | Omit | None
+    modalities: list[Literal["text", "audio"]] | Omit | None
+    moderation: completion_create_params.Moderation | Omit | None
+    n: int | Omit | None
+    parallel_tool_calls: bool | Omit
+    prediction: ChatCompletionPredictionContentParam | Omit | None
+    presence_penalty: float | Omit | None
+    prompt_cache_key: str | Omit | None
+    prompt_cache_options: completion_create_params.PromptCacheOptions | Omit
+    prompt_cache_retention: Literal["in_memory", "24h"] | Omit | None
+    reasoning_effort: ReasoningEffort | Omit | None
+    response_format: completion_create_params.ResponseFormat | Omit
+    safety_identifier: str | Omit | None
+    seed: int | Omit | None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | Omit | None
+    stop: str | list[str] | Omit | None
+    store: bool | Omit | None
+    stream_options: ChatCompletionStreamOptionsParam | Omit | None
+    temperature: float | Omit | None
+    tool_choice: ChatCompletionToolChoiceOptionParam | Omit
+    tools: Iterable[ChatCompletionToolUnionParam] | Omit
+    top_logprobs: int | Omit | None
+    top_p: float | Omit | None
+    user: str | Omit
+    verbosity: Literal["low", "medium", "high"] | Omit | None
+    web_search_options: completion_create_params.WebSearchOptions | Omit
     extra_headers: Mapping[str, str] | None
     extra_query: Mapping[str, object] | None
     extra_body: Mapping[str, object] | None
-    timeout: float | None
+    timeout: float | NotGiven | None
 
 
 Check = Callable[[str, object], object]

@@ -103,8 +103,11 @@ class Model(Declared):
 
     @field_validator("quality", mode="before")
     @classmethod
-    def _quality_is_no_text(cls, quality: object) -> object:
-        return number(quality)
+    def _quality_is_a_probability(cls, quality: object) -> object:
+        checked = number(quality)
+        if isinstance(checked, int | float) and not 0 <= checked <= 1:
+            raise ValueError("a probability from 0 to 1 is needed, or a table of them per task")
+        return checked
 
     @property
     def quality_table(self) -> Mapping[str, float]:
@@ -133,7 +136,7 @@ class LocalModel(Model):
         n_ctx: Context window in tokens; None: what the file was trained with, at most 8192.
         n_gpu_layers: Layers to run on the GPU (Metal, CUDA); "auto": all if the build has a GPU, else none.
         threads: Threads to compute with; "auto": one per physical core.
-        max_parallel: Requests at once; further ones wait.
+        max_parallel: Requests at once, at most; the engine so far answers one after the other.
         usd_per_hour: What an hour of this machine's computing is worth; 0 makes the model free.
         preload: Load at construction instead of at the first request.
         lora: A LoRA adapter's GGUF file.
@@ -212,7 +215,7 @@ class HostedModel(Model):
         context_window: Tokens of prompt and answer; None: the catalogue's, else unknown.
         max_output: The most output tokens; None: the catalogue's, else unknown.
         private: The host is one's own machine: private requests may go there.
-        region: Where it runs; only for people and `tags`.
+        region: Where it runs; only for people to read.
         headers: Headers to send with every request.
         organization: OpenAI's organisation id.
         project: OpenAI's project id.

@@ -18,6 +18,7 @@ __all__ = [
     "breaches",
     "code_of",
     "objective",
+    "reason_of",
     "sort_key",
     "stretch_of",
     "worth",
@@ -28,6 +29,16 @@ RELAXED = ("max_latency", "max_ttft", "min_quality", "max_cost")
 
 Breach = tuple[str, float, float] | str
 """A broken constraint: its code with the value and the limit, or a text that begins with the code."""
+
+
+_UNITS = {
+    "budget": " USD left",
+    "context": " tokens",
+    "max_cost": " USD",
+    "max_latency": " s",
+    "max_output": " tokens",
+    "max_ttft": " s",
+}
 
 
 class Estimate(NamedTuple):
@@ -138,6 +149,24 @@ def breaches(rules: Rules, found: Estimate, quality: float | None) -> tuple[Brea
 def code_of(breach: Breach) -> str:
     """The stable code of a broken constraint."""
     return breach.partition(":")[0] if isinstance(breach, str) else breach[0]
+
+
+def reason_of(breach: Breach) -> str:
+    """A broken constraint as a text: its code, what it would be, what it may be."""
+    if isinstance(breach, str):
+        return breach
+    code, value, limit = breach
+    sign = "<" if code == "min_quality" else ">"
+    return f"{code}: {_figure(value)} {sign} {_figure(limit)}{_UNITS.get(code, '')}"
+
+
+def _figure(value: float) -> str:
+    """A number in plain digits, never an exponent: six that count, and every digit of a whole number."""
+    if not math.isfinite(value) or value == int(value):
+        return f"{value:.0f}"
+    digits = min(max(5 - math.floor(math.log10(abs(value))), 0), 18)
+    text = f"{value:.{digits}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def stretch_of(policy: Policy, found: Estimate) -> float:

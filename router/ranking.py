@@ -20,21 +20,13 @@ from router.objective import (
     Rules,
     breaches,
     code_of,
+    reason_of,
     sort_key,
     stretch_of,
     worth,
 )
 
 __all__ = ["Ranked", "rank"]
-
-_UNITS = {
-    "budget": " USD left",
-    "context": " tokens",
-    "max_cost": " USD",
-    "max_latency": " s",
-    "max_output": " tokens",
-    "max_ttft": " s",
-}
 
 
 class Ranked(Ranking):
@@ -75,11 +67,7 @@ class Ranked(Ranking):
     def reason(self, place: int) -> str | None:
         """Why a model is not eligible; None if it is."""
         found = self.static.reasons.get(place) or self.reasons.get(place)
-        if found is None or isinstance(found, str):
-            return found
-        code, value, limit = found
-        sign = "<" if code == "min_quality" else ">"
-        return f"{code}: {value:.6g} {sign} {limit:.6g}{_UNITS.get(code, '')}"
+        return None if found is None else reason_of(found)
 
     def rejections(self) -> dict[str, str]:
         """Every rejected model's name with the reason, as declared."""

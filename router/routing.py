@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from router.config import RoutingOptions
+from router.config import Policy, RoutingOptions
 from router.decision import Attempt, Decision, Features
 from router.fleet import Fleet
 from router.objective import Estimate, Rules
@@ -56,28 +56,42 @@ class Routing:
             attempts=attempts,
             cost=cost,
             features=self.features,
-            reason=_reason(self.ranked),
+            reason=self._reason(model, best),
             notes=self.notes,
             at=self.at,
             tags=self.options.tags,
             _ranking=self.ranked,
         )
 
+    def _reason(self, model: str | None, best: str | None) -> str:
+        reason = _reason(self.ranked, explored=any(note.startswith("explored") for note in self.notes))
+        if model in (None, best):
+            return reason
+        return f"took over from {best}, which was first: {reason}"
 
-def _reason(ranked: Ranked) -> str:
+
+def _reason(ranked: Ranked, *, explored: bool) -> str:
     total, eligible = len(ranked.fleet.names), len(ranked.order)
     if not eligible:
-        return f"none of {total} models is eligible"
+        return f"none of {total} models is eligible" if total > 1 else "the only model is not eligible"
     if ranked.rules.pinned is not None:
         return "the request names this model"
     if eligible == 1:
         return f"the only eligible one of {total}" if total > 1 else "the only model"
-    by = {
-        "objective": "lowest cost + value of time × latency − value of quality × quality",
-        "cheapest": "lowest expected cost",
-        "fastest": "lowest expected latency",
-        "best": "highest expected quality",
-    }[ranked.rules.policy.rank_by]
-    if ranked.rules.policy.utility is not None:
-        by = "highest utility by the policy's own function"
-    return f"{by}, among {eligible} eligible of {total}"
+    among = f"among {eligible} eligible of {total}"
+    return f"tried to learn about it, {among}" if explored else f"{_aim(ranked.rules.policy)}, {among}"
+
+
+def _aim(policy: Policy) -> str:
+    """What the policy looks for; terms of the objective that weigh nothing are left out."""
+    if policy.utility is not None:
+        return "highest utility by the policy's own function"
+    if policy.rank_by != "objective":
+        return {
+            "cheapest": "lowest expected cost",
+            "fastest": "lowest expected latency",
+            "best": "highest expected quality",
+        }[policy.rank_by]
+    time = f" + {policy.value_of_time:g} USD/s × latency" if policy.value_of_time else ""
+    quality = f" − {policy.value_of_quality:g} USD × quality" if policy.value_of_quality else ""
+    return f"lowest cost{time}{quality}"

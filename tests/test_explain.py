@@ -46,7 +46,7 @@ def decide(models: Sequence[Model] = MODELS, policy: Policy = POLICY, **request:
 def test_it_names_the_choice_every_model_and_every_rejection() -> None:
     decision = decide()
     text = decision.explain()
-    assert text.splitlines()[0].startswith("small: lowest cost + value of time")
+    assert text.splitlines()[0].startswith("small: lowest cost + 0.001 USD/s × latency, among 2")
     for candidate in decision.ranking:
         assert candidate.model in text
         if candidate.rejected_because is not None:
@@ -120,8 +120,8 @@ def test_it_tells_the_attempts_their_errors_and_what_they_cost() -> None:
     )  # fmt: skip
     decided = dataclasses.replace(decide(), model="large", attempts=attempts, cost=Decimal("0.0123"))
     text = decided.explain()
-    assert "small failed, in 250 ms, ModelConnectionError: no route to host" in text
-    assert "large succeeded, in 1.50 s, first token after 400 ms, 12 + 34 tokens, 0.0123 USD" in text
+    assert "small  failed after 250 ms, ModelConnectionError: no route to host" in text
+    assert "large  succeeded in 1.50 s, first token after 400 ms, 12 tokens in, 34 out, 0.0123 USD" in text
     assert text.endswith("cost: 0.0123 USD")
     assert dataclasses.replace(decided, cost=None).explain().endswith("cost: unknown")
 
@@ -138,8 +138,54 @@ def test_money_is_shown_with_digits_that_count(usd: float, shown: str) -> None:
 def test_columns_stand_under_each_other() -> None:
     rows = [line for line in decide().explain().splitlines() if line.startswith("    ")][:3]
     head, *figures = rows
-    place = head.index("quality")
-    assert [row[place : place + 4] for row in figures] == ["0.70", "0.95"]
+    end = head.index("quality") + len("quality")
+    assert [row[end - 4 : end] for row in figures] == ["0.70", "0.95"]
+
+
+def test_terms_of_the_objective_that_weigh_nothing_are_left_out() -> None:
+    assert decide(MODELS, Policy(value_of_time=0)).reason == "lowest cost, among 3 eligible of 4"
+    weighed = decide(MODELS, Policy(value_of_time=0.002, value_of_quality=0.5)).reason
+    assert weighed.startswith("lowest cost + 0.002 USD/s × latency − 0.5 USD × quality, among")
+
+
+def test_it_says_whom_the_answering_model_took_over_from() -> None:
+    down = ScriptedModel("down", quality=0.9, script=(ModelConnectionError,))
+    with Router([down, MODELS[0]], policy=Policy(explore=0)) as router:
+        decision = router.chat.completions.create(messages=HELLO).routing
+    assert decision.explain().startswith("small: took over from down, which was first: lowest cost")
+
+
+def test_it_marks_a_hedge() -> None:
+    hedge = Attempt(model="large", outcome="running", duration=None, hedge=True)
+    assert "large  running (a hedge)" in dataclasses.replace(decide(), attempts=(hedge,)).explain()
+
+
+def test_models_that_the_request_left_out_share_a_line() -> None:
+    many = [ScriptedModel(f"m{number}") for number in range(20)]
+    text = decide(many, Policy(), model="m0").explain()
+    assert "m1, m2, m3, m4, m5, m6, m7, m8 and 11 more  pinned: the request asks for m0" in text
+    assert text.count("pinned:") == 1
+
+
+def test_a_refusal_says_what_helps() -> None:
+    for policy, said in (
+        (Policy(min_quality=0.99), 'on_infeasible="relax"'),
+        (Policy(privacy="private"), "private=True"),
+    ):
+        with pytest.raises(NoEligibleModelError) as caught:
+            decide(policy=policy)
+        assert caught.value.decision is not None
+        assert said in str(caught.value)
+        assert said in caught.value.decision.explain()
+    assert "what helps" not in decide().explain()
+
+
+def test_large_and_small_limits_are_shown_in_plain_digits() -> None:
+    small = ScriptedModel("x", price=Price(input=0, output=0, per_request=0.00002), quality=0.5)
+    with pytest.raises(NoEligibleModelError, match=r"max_cost: 0\.00002 > 0\.00001 USD"):
+        decide([small], Policy(max_cost=0.00001))
+    with pytest.raises(NoEligibleModelError, match=r"max_output: 3000000 > 2000000 tokens"):
+        decide([ScriptedModel("x", max_output=2_000_000)], max_tokens=3_000_000)
 
 
 def test_a_decision_is_a_frozen_snapshot() -> None:

@@ -140,3 +140,18 @@ def test_declaring_models_imports_no_sdk() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_repr_shows_only_what_differs_from_the_default() -> None:
+    hosted = HostedModel("a", provider="openai", api_key="sk-secret", quality=0.5)
+    shown = "name='a', quality=0.5, provider='openai', api_key=SecretStr('**********')"
+    assert repr(hosted) == f"HostedModel({shown})"
+    assert repr(Price(input=1, output=2)) == "Price(input=1.0, output=2.0)"
+
+
+def test_a_quality_out_of_range_is_told_once_and_plainly() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        HostedModel("a", provider="openai", quality=1.5)
+    assert str(caught.value) == (
+        "HostedModel: quality = 1.5: a probability from 0 to 1 is needed, or a table of them per task"
+    )

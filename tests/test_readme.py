@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -75,3 +77,14 @@ def test_every_provider_that_the_issue_names_is_in_the_table() -> None:
 
 def test_nothing_is_left_to_fill_in() -> None:
     assert "@@" not in README
+
+
+def test_the_python_examples_are_python() -> None:
+    for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        ast.parse(code)
+
+
+def test_the_test_that_it_shows_passes(no_network: list[str]) -> None:
+    scope: dict[str, Any] = {}
+    exec(block("python", "def test_my_app"), scope)
+    scope["test_my_app_survives_an_outage"](no_network)

@@ -58,7 +58,9 @@ def local_profile(model: LocalModel) -> Profile:
     """
     try:
         file, trouble = read_gguf(model.path), None
-    except (OSError, GGUFError) as error:
+    except OSError as error:
+        file, trouble = None, f"{error.strerror or error} ({model.path})"
+    except GGUFError as error:
         file, trouble = None, str(error)
     trained = file.context_length if file else None
     licence = file.licence if file else None

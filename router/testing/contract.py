@@ -22,6 +22,14 @@ PATIENCE = 10.0
 async def check_adapter(make: Callable[[], Adapter], request: ChatRequest | None = None) -> None:
     """Runs an adapter through the contract of `router.adapter`.
 
+    For a model of your own::
+
+        from router.adapter import AdapterSettings
+        from router.loading import load_adapter
+
+        async def test_my_adapter() -> None:
+            await check_adapter(lambda: load_adapter(MyModel("mine"), AdapterSettings()))
+
     The backend behind it must be able to answer `request` several times, and should answer at some length.
 
     Args:
