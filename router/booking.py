@@ -31,7 +31,7 @@ def _computing_cost(profile: Profile, seconds: float) -> Decimal | None:
     if profile.usd_per_hour is None:
         return None
     with localcontext(_CONTEXT):
-        return (_decimal(profile.usd_per_hour) * _decimal(max(seconds, 0.0)) / 3600).quantize(_QUANTUM)
+        return _booked(_decimal(profile.usd_per_hour) * _decimal(max(seconds, 0.0)) / 3600)
 
 
 def _token_cost(price: PriceTable, tier: Tier, usage: Usage) -> Decimal:
@@ -42,7 +42,12 @@ def _token_cost(price: PriceTable, tier: Tier, usage: Usage) -> Decimal:
             + usage.cached_tokens * _decimal(cached_price)
             + usage.completion_tokens * _decimal(tier.output)
         )
-        return (tokens / _MILLION + _decimal(price.per_request)).quantize(_QUANTUM)
+        return _booked(tokens / _MILLION + _decimal(price.per_request))
+
+
+def _booked(usd: Decimal) -> Decimal:
+    """To the billionth; nothing is plainly 0, not `0E-9`."""
+    return usd.quantize(_QUANTUM) or Decimal(0)
 
 
 def reserved_cost(profile: Profile, found: Estimate, max_tokens: int | None, *, choices: int = 1) -> Decimal:

@@ -13,6 +13,7 @@ CAPABILITIES: dict[str, str] = {
     "parallel_tool_calls": "the parallel_tool_calls switch",
     "tool_choice": "tool_choice other than auto and none",
     "custom_tools": "tools that are not functions",
+    "functions": "the fields functions and function_call, forerunners of tools",
     "json_object": "JSON mode",
     "json_schema": "answers held to a JSON schema",
     "vision": "images in messages",

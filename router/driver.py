@@ -51,6 +51,8 @@ class Run:
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = math.inf
         self._written = False
+        #: When the first of the limits that refused an attempt lets one go.
+        self._free_at = math.inf
         self.stopped = False
         #: Who waits for the next chunk of the answer's stream, if somebody does.
         self.reader: asyncio.Task[object] | None = None
@@ -190,7 +192,12 @@ class Run:
             return BudgetExceededError("the budget has no room for this request", reasons=budget)
         if errors:
             return AllModelsFailedError(errors, note="every eligible model is failing and left alone for now")
-        return OverloadedError("every model that may answer is at its rate limit")
+        wait = max(self._free_at - self._now(), 0.0)
+        return OverloadedError(
+            "every model that may answer is at its rate limit"
+            + (f" for {wait:.1f} s" if wait < math.inf else ""),
+            retry_after=wait if wait < math.inf else None,
+        )
 
     # --- one attempt ---
 
@@ -243,6 +250,7 @@ class Run:
         if free_at is None:
             return True
         attempt.outcome = "refused"
+        self._free_at = min(self._free_at, free_at)
         self._do(self.machine.refused(attempt.number, free_at, self._now()))
         return False
 

@@ -10,7 +10,7 @@ __all__ = ["needs_of"]
 
 #: Fields whose mere presence is a need, and the capability they need.
 _NEEDED_BY_FIELD: dict[str, str] = {
-    "functions": "tools",
+    "functions": "functions",
     "parallel_tool_calls": "parallel_tool_calls",
     "logprobs": "logprobs",
     "top_logprobs": "logprobs",

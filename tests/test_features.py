@@ -27,6 +27,7 @@ needing: dict[str, dict[str, Any]] = {
     "parallel_tool_calls": {"tools": [TOOL], "parallel_tool_calls": False},
     "tool_choice": {"tools": [TOOL], "tool_choice": "required"},
     "custom_tools": {"tools": [CUSTOM]},
+    "functions": {"functions": [{"name": "f"}]},
     "json_object": {"response_format": {"type": "json_object"}},
     "json_schema": {"response_format": SCHEMA},
     "vision": {"messages": message(type="image_url", image_url={"url": "data:,"})},
@@ -132,8 +133,8 @@ def test_what_every_model_has_and_what_is_off_needs_nothing(arguments: dict[str,
 @pytest.mark.parametrize(
     ("arguments", "needed"),
     [
-        ({"functions": [{"name": "f"}]}, {"tools"}),
-        ({"functions": [{"name": "f"}], "function_call": {"name": "f"}}, {"tools", "tool_choice"}),
+        ({"functions": [{"name": "f"}]}, {"functions"}),
+        ({"functions": [{"name": "f"}], "function_call": {"name": "f"}}, {"functions", "tool_choice"}),
         ({"tools": [TOOL, CUSTOM]}, {"tools", "custom_tools"}),
         (
             {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},

@@ -505,8 +505,9 @@ class TestMoneyAndLimits:
         async def ask() -> None:
             async with router_of(limited, clock=manual_clock) as router:
                 await router.chat.completions.create(messages=HELLO)
-                with pytest.raises(OverloadedError):
+                with pytest.raises(OverloadedError) as caught:
                     await router.chat.completions.create(messages=HELLO, timeout=5)
+                assert caught.value.retry_after == pytest.approx(60, abs=1)
 
         run_on(manual_clock, ask)
 

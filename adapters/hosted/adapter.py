@@ -49,7 +49,7 @@ class HostedAdapter:
         out = outgoing(call, self._model, self._provider, stream=False)
         call.started()
         answer = await client.complete(out)
-        check_completion(answer, self._model.name)
+        check_completion(answer, self._model.name, call.request.choices)
         return answer
 
     async def stream(self, call: Call) -> AsyncGenerator[ChatCompletionChunk, None]:

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 __all__ = ["StreamCheck", "check_completion"]
 
 
-def check_completion(answer: ChatCompletion, model: str) -> None:
+def check_completion(answer: ChatCompletion, model: str, asked: int = 1) -> None:
     """Checks an answer in one piece.
 
     Raises:
         ModelHTTPError: if it is an error in an answer's clothes, or a content filter left nothing of it.
-        ModelProtocolError: if it says nothing, or has not the shape of an answer.
+        ModelProtocolError: if it says nothing, has fewer choices than were asked for, or has not the shape
+            of an answer.
     """
     choices: object = answer.choices
     if not isinstance(choices, list) or not choices:
@@ -28,6 +29,8 @@ def check_completion(answer: ChatCompletion, model: str) -> None:
         if error:
             raise error_in_answer(error, model=model)
         raise ModelProtocolError("the answer has no choices", model=model)
+    if len(choices) < asked:
+        raise ModelProtocolError(f"the answer has {len(choices)} choices, asked were {asked}", model=model)
     for choice in answer.choices:
         _check_choice(choice, model)
 

@@ -33,7 +33,7 @@ _READ = frozenset(
     {
         *("temperature", "top_p", "stop", "seed", "max_tokens", "max_completion_tokens", "n", "tools"),
         *("frequency_penalty", "presence_penalty", "logit_bias", "response_format", "tool_choice"),
-        *("parallel_tool_calls", "logprobs", "top_logprobs"),
+        *("parallel_tool_calls", "logprobs", "top_logprobs", "modalities"),
     }
 )
 #: Fields of `extra_body`, by the names that vLLM and llama.cpp's server gave them.
@@ -94,6 +94,8 @@ def plan(request: ChatRequest, model: str) -> Plan:
     for name in request.extra_body:
         if name not in _EXTRAS:
             refuse(model, f"a local model does not know {name!r} in extra_body")
+    if params.get("modalities") not in (None, ["text"]):
+        refuse(model, "a local model answers in text only")
     if params.get("n") not in (None, 1):
         refuse(model, "a local model gives one choice; n must be 1")
     if params.get("logprobs") or params.get("top_logprobs"):

@@ -235,3 +235,9 @@ async def test_each_of_several_choices_needs_its_finish_reason(server: LoopbackS
         await text_of(make())
     server.script(Reply(raw=[*both, chunk(1, '"stop"'), b"data: [DONE]\n\n"]))
     assert await text_of(make()) == "aaaa"
+
+
+async def test_fewer_choices_than_asked_for_are_no_answer(server: LoopbackServer, make: Make) -> None:
+    server.script("only one")
+    with pytest.raises(ModelProtocolError, match="1 choices, asked were 2"):
+        await make().complete(call(params={"n": 2}))
