@@ -11,21 +11,18 @@ from typing import TYPE_CHECKING
 from router.adapter import Call
 from router.attempts import Action, AttemptMachine, Cancel, Ending, Fail, Promote, Start, Succeed
 from router.decision import Decision
+from router.endings import error_of
 from router.errors import (
-    AllModelsFailedError,
-    BudgetExceededError,
     ConfigurationError,
-    DeadlineExceededError,
     InvalidRequestError,
     ModelError,
     ModelLoadError,
     ModelProtocolError,
-    OverloadedError,
     RouterClosedError,
     RouterError,
 )
 from router.learning import Sample
-from router.live import BudgetRefusedError, LiveAttempt, admit, book, close_source, snapshot
+from router.live import LiveAttempt, admit, book, close_source, snapshot
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk
@@ -172,31 +169,13 @@ class Run:
             attempt.task.cancel()
 
     def _error(self, ending: Ending) -> RouterError:
-        routing, causes = self.routing, self.machine.causes
-        error: RouterError
-        if ending is Ending.DEADLINE:
-            error = DeadlineExceededError(routing.options.deadline or 0.0, causes=causes)
-        elif ending is Ending.REFUSED:
-            error = self._refusal()
-        elif ending is Ending.CANCELLED:
-            error = RouterError("the request was cancelled")
-        else:
-            error = AllModelsFailedError(causes)
-            error.__cause__ = causes[-1] if causes else None
-        return error
-
-    def _refusal(self) -> RouterError:
-        errors = [attempt.error for attempt in self.attempts if attempt.error is not None]
-        budget = {error.model: str(error) for error in errors if isinstance(error, BudgetRefusedError)}
-        if budget:
-            return BudgetExceededError("the budget has no room for this request", reasons=budget)
-        if errors:
-            return AllModelsFailedError(errors, note="every eligible model is failing and left alone for now")
-        wait = max(self._free_at - self._now(), 0.0)
-        return OverloadedError(
-            "every model that may answer is at its rate limit"
-            + (f" for {wait:.1f} s" if wait < math.inf else ""),
-            retry_after=wait if wait < math.inf else None,
+        refusals = [attempt.error for attempt in self.attempts if attempt.error is not None]
+        return error_of(
+            ending,
+            causes=self.machine.causes,
+            refusals=refusals,
+            deadline=self.routing.options.deadline or 0.0,
+            free_in=max(self._free_at - self._now(), 0.0),
         )
 
     # --- one attempt ---
