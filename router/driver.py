@@ -47,7 +47,8 @@ class Run:
         self._outcome: asyncio.Future[LiveAttempt] = self._loop.create_future()
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = math.inf
-        self._written = False
+        #: The decision as it was written down: every attempt is booked then, and nothing of it changes.
+        self._final: Decision | None = None
         #: When the first of the limits that refused an attempt lets one go.
         self._free_at = math.inf
         self.stopped = False
@@ -309,9 +310,9 @@ class Run:
         self._write_down("")
 
     def _write_down(self, text: str) -> None:
-        if not self._written:
-            self._written = True
-            self.core.write_down(self.routing, self.decision(), text)
+        if self._final is None:
+            self._final = self.decision()
+            self.core.write_down(self.routing, self._final, text)
             self.core.leave(self)
 
     async def settle(self, attempt: LiveAttempt) -> None:
@@ -337,9 +338,11 @@ class Run:
 
     def decision(self) -> Decision:
         """The decision as it stands now."""
+        if self._final is not None:
+            return self._final
         names = self.routing.fleet.names
         # Waiting for a rate limit is no attempt: nothing was sent.
         told = (a for a in self.attempts if a.outcome != "refused" or a.error is not None)
         attempts = tuple(snapshot(names[a.place], a) for a in told)
-        model = self.routing.fleet.names[self.winner.place] if self.winner is not None else None
+        model = names[self.winner.place] if self.winner is not None else None
         return self.routing.decision(model=model, attempts=attempts)

@@ -206,7 +206,7 @@ def _tool(definition: object, model: str) -> Tool:
     function = definition.get("function") if isinstance(definition, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         refuse(model, "a local model knows tools of type 'function' only, with a name")
-    return Tool(function["name"], function.get("parameters"), str(function.get("description") or ""))
+    return Tool(function["name"], function.get("parameters"))
 
 
 def _forced(choice: object, tools: tuple[Tool, ...], model: str) -> tuple[Tool, ...]:

@@ -23,7 +23,6 @@ class Tool:
 
     name: str
     parameters: object = None
-    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)

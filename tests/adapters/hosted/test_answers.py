@@ -136,8 +136,10 @@ async def test_tool_calls_need_no_content(server: LoopbackServer, make: Make) ->
 )
 async def test_an_answer_without_text_can_be_legal(server: LoopbackServer, make: Make, reply: Reply) -> None:
     server.script(reply)
-    await make().complete(call())
-    await text_of(make())
+    answer = await make().complete(call())
+    assert answer.choices[0].message.content == reply.text
+    assert answer.choices[0].finish_reason == (reply.finish_reason or "stop")
+    assert await text_of(make()) == (reply.text or "")
 
 
 async def test_an_answer_that_a_filter_emptied_is_the_hosts_refusal(
