@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import threading
 import time
 import weakref
@@ -32,6 +33,7 @@ from router.limits import Limiter
 from router.models import Model
 from router.objective import stretch_of
 from router.routing import Routing
+from router.traffic import Traffic
 
 if TYPE_CHECKING:
     from router.adapter import Adapter
@@ -73,6 +75,8 @@ class Core:
         self.retries = RetryBudget(config.recovery.retry_share)
         self.fleet = Fleet(config.models, self._settings)
         self.limiters = _limiters(self.fleet)
+        self.traffic = Traffic()
+        self.random = random.Random()  # noqa: S311 - exploration is no secret
         self.ledger = Ledger(config.ledger, config.budget, keep_text=config.keep_text, wall=self.wall)
         for place, model in enumerate(self.fleet.models):
             if getattr(model, "preload", False):
@@ -248,6 +252,7 @@ class Core:
         self._live, self.orphans = _Live(), {}
         self.health.after_fork()
         self.retries.after_fork()
+        self.traffic.after_fork()
         self.fleet.after_fork()
         for limiter in self.limiters.values():
             limiter.after_fork()

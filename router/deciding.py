@@ -6,10 +6,10 @@ how busy the adapters are.
 
 from __future__ import annotations
 
-import random
 import uuid
 from typing import TYPE_CHECKING
 
+from router.config import Policy, RoutingOptions
 from router.decision import Features
 from router.errors import (
     AllModelsFailedError,
@@ -32,12 +32,10 @@ from router.validation import ParsedRequest
 if TYPE_CHECKING:
     from router.core import Core
 
-__all__ = ["choose", "explore", "situation_of"]
+__all__ = ["choose", "decide", "explore", "rules_of", "situation_of"]
 
 #: A model with fewer answers than this is "little known of": exploration may pick it.
 KNOWN_AFTER = 20
-
-_RANDOM = random.Random()  # noqa: S311 - exploration is no secret
 
 
 def choose(core: Core, parsed: ParsedRequest) -> Routing:
@@ -51,21 +49,32 @@ def choose(core: Core, parsed: ParsedRequest) -> Routing:
     """
     if core.closed:
         raise RouterClosedError
+    rules = _rules(core, parsed)
+    return decide(core, parsed.request, parsed.options, rules, _features(parsed, rules))
+
+
+def decide(
+    core: Core, request: ChatRequest, options: RoutingOptions, rules: Rules, features: Features
+) -> Routing:
+    """Ranks the models for a request whose features were read.
+
+    Raises:
+        NoEligibleModelError: as `choose`.
+        AllModelsFailedError: as `choose`.
+    """
     fleet, now = core.fleet, core.now()
-    rules = _rules(core, parsed, fleet)
-    features = _features(parsed, rules)
     ranked = rank(fleet, features, rules, situation_of(core, fleet, features))
     routing = Routing(
         id=uuid.uuid4().hex,
         at=core.wall(),
-        request=parsed.request,
-        options=parsed.options,
+        request=request,
+        options=options,
         fleet=fleet,
         features=features,
         ranked=ranked,
         rules=rules,
         began_at=now,
-        deadline_at=now + (parsed.options.deadline or float("inf")),
+        deadline_at=now + (options.deadline or float("inf")),
         notes=tuple(f"relaxed: {name}" for name in ranked.relaxed),
     )
     if not ranked.order:
@@ -73,15 +82,8 @@ def choose(core: Core, parsed: ParsedRequest) -> Routing:
     return routing
 
 
-def _rules(core: Core, parsed: ParsedRequest, fleet: Fleet) -> Rules:
-    options, policy = parsed.options, core.config.policy
-    for field_name, names in (("models", options.models or ()), ("exclude", options.exclude)):
-        for name in names:
-            if name not in fleet.place:
-                raise _no_such_model(f"routing.{field_name}", name, fleet)
-    pinned = None if parsed.model == "auto" else parsed.model
-    if pinned is not None and pinned not in fleet.place:
-        raise _no_such_model("model", pinned, fleet)
+def rules_of(policy: Policy, options: RoutingOptions, *, pinned: str | None = None) -> Rules:
+    """The policy as it holds for one request."""
     return Rules(
         policy=policy,
         min_quality=policy.min_quality if options.min_quality is None else options.min_quality,
@@ -94,6 +96,19 @@ def _rules(core: Core, parsed: ParsedRequest, fleet: Fleet) -> Rules:
         exclude=options.exclude,
         pinned=pinned,
     )
+
+
+def _rules(core: Core, parsed: ParsedRequest) -> Rules:
+    fleet = core.fleet
+    options = parsed.options
+    for field_name, names in (("models", options.models or ()), ("exclude", options.exclude)):
+        for name in names:
+            if name not in fleet.place:
+                raise _no_such_model(f"routing.{field_name}", name, fleet)
+    pinned = None if parsed.model == "auto" else parsed.model
+    if pinned is not None and pinned not in fleet.place:
+        raise _no_such_model("model", pinned, fleet)
+    return rules_of(core.config.policy, options, pinned=pinned)
 
 
 def _features(parsed: ParsedRequest, rules: Rules) -> Features:
@@ -176,7 +191,7 @@ def explore(core: Core, routing: Routing) -> None:
     """Now and then puts an eligible model that little is known of first. Breaks no constraint."""
     policy = core.config.policy
     share = policy.explore if policy.rank_by == "objective" else 0.0
-    if not share or len(routing.order) < 2 or _RANDOM.random() >= share:  # noqa: PLR2004 - a choice
+    if not share or len(routing.order) < 2 or core.random.random() >= share:  # noqa: PLR2004 - a choice
         return
     samples = routing.fleet.learned.samples
     on_time = [place for place in routing.order if place not in routing.ranked.late] or routing.order

@@ -21,8 +21,7 @@ from router.errors import (
     RouterClosedError,
     RouterError,
 )
-from router.learning import Sample
-from router.live import LiveAttempt, admit, book, close_source, snapshot
+from router.live import LiveAttempt, admit, begin, book, close_source, learn_from, snapshot, start
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk
@@ -153,7 +152,7 @@ class Run:
 
     def _start(self, action: Start) -> None:
         place = self.routing.order[action.candidate]
-        attempt = LiveAttempt(action.attempt, place, action.hedge, self._now())
+        attempt = start(self.core, self.routing, action.attempt, place, hedge=action.hedge)
         self.attempts.append(attempt)
         attempt.task = self._loop.create_task(self._attempt(attempt))
         self.core.keep(attempt.task)
@@ -240,8 +239,7 @@ class Run:
 
     def _begun(self, attempt: LiveAttempt) -> None:
         if attempt.begun_at is None:
-            attempt.begun_at = self._now()
-            self._do(self.machine.started(attempt.number, attempt.begun_at))
+            self._do(self.machine.started(attempt.number, begin(self.core, attempt)))
 
     async def _read_to_first_token(
         self, attempt: LiveAttempt, source: AsyncGenerator[ChatCompletionChunk, None]
@@ -290,7 +288,7 @@ class Run:
             attempt.outcome = "succeeded"
         book(self.core, self.routing, attempt)
         if attempt.outcome == "succeeded":
-            self.learn(attempt)
+            learn_from(self.core, self.routing, attempt)
         self._write_down(text)
         # Only now: whoever waits here may be cancelled, or its loop may end.
         try:
@@ -321,20 +319,6 @@ class Run:
             usd = attempt.reserved if attempt.cost is None else attempt.cost
             attempt.reserved = None
             await self.core.ledger.asettle(self.routing.key(attempt.number), usd)
-
-    def learn(self, attempt: LiveAttempt) -> None:
-        """Tells what an answered attempt showed of its model."""
-        begun = attempt.begun_at if attempt.begun_at is not None else attempt.started_at
-        reported = attempt.usage if attempt.usage_is_reported else None
-        sample = Sample(
-            task=self.routing.features.task,
-            counted_tokens=self.routing.features.prompt_tokens,
-            prompt_tokens=reported.prompt_tokens if reported else None,
-            completion_tokens=reported.completion_tokens if reported else None,
-            ttft=None if attempt.visible_at is None else attempt.visible_at - begun,
-            duration=(attempt.ended_at or self._now()) - begun,
-        )
-        self.core.learn(self.routing.fleet, attempt.place, sample)
 
     def decision(self) -> Decision:
         """The decision as it stands now."""

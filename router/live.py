@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Literal
 from router.booking import booked_cost, reserved_cost
 from router.decision import Attempt, Outcome
 from router.errors import ModelError, ModelProtocolError, ModelTimeoutError
+from router.learning import Sample
 from router.limits import Limiter
+from router.traffic import Ticket
 from router.usage import CHARACTERS_PER_TOKEN, Usage, characters_of, read_usage
 
 if TYPE_CHECKING:
@@ -23,7 +25,18 @@ if TYPE_CHECKING:
     from router.core import Core
     from router.routing import Routing
 
-__all__ = ["BudgetRefusedError", "LiveAttempt", "admit", "book", "close_source", "snapshot"]
+__all__ = [
+    "BudgetRefusedError",
+    "LiveAttempt",
+    "admit",
+    "begin",
+    "book",
+    "close_source",
+    "learn_from",
+    "may_go",
+    "snapshot",
+    "start",
+]
 
 
 @dataclass(slots=True)
@@ -34,6 +47,7 @@ class LiveAttempt:
     place: int
     hedge: bool
     started_at: float
+    ticket: Ticket
     begun_at: float | None = None
     visible_at: float | None = None
     ended_at: float | None = None
@@ -58,12 +72,49 @@ class LiveAttempt:
         return None if self.visible_at is None else self.visible_at - self.started_at
 
 
+def start(core: Core, routing: Routing, number: int, place: int, *, hedge: bool) -> LiveAttempt:
+    """An attempt starts: from now on it counts as load on its model."""
+    found, now = routing.estimate(place), core.now()
+    ticket = core.traffic.start(routing.fleet.names[place], found.latency - found.wait, now)
+    return LiveAttempt(number, place, hedge, now, ticket)
+
+
+def begin(core: Core, attempt: LiveAttempt) -> float:
+    """The backend begins with an attempt: loading and its queue are behind it. Returns when that was."""
+    if attempt.begun_at is None:
+        attempt.begun_at = core.now()
+        core.traffic.begin(attempt.ticket, attempt.begun_at)
+    return attempt.begun_at
+
+
 async def admit(core: Core, routing: Routing, attempt: LiveAttempt) -> float | None:
     """Takes a place with the model's health, its rate limit and the budget.
 
     Returns:
         None if the attempt may go; else when it may be tried again, on the core's clock: infinite for never.
     """
+    free_at = may_go(core, routing, attempt)
+    if free_at is None and core.config.budget:
+        return await _reserve(core, routing, attempt)
+    return free_at
+
+
+async def _reserve(core: Core, routing: Routing, attempt: LiveAttempt) -> float | None:
+    place, features = attempt.place, routing.features
+    name, profile = routing.fleet.names[place], routing.fleet.profiles[place]
+    usd = reserved_cost(
+        profile, routing.estimate(place), features.max_output_tokens, choices=features.choices
+    )
+    refusal = await core.ledger.areserve(routing.key(attempt.number), name, features.task, usd)
+    if refusal is not None:
+        attempt.error = BudgetRefusedError(str(refusal), model=name)
+        return math.inf
+    attempt.reserved = usd
+    return None
+
+
+def may_go(core: Core, routing: Routing, attempt: LiveAttempt) -> float | None:
+    """Takes a place with the model's health and its rate limit. Returns as `admit`."""
     place, now = attempt.place, core.now()
     name, found = routing.fleet.names[place], routing.estimate(place)
     features = routing.features
@@ -82,14 +133,6 @@ async def admit(core: Core, routing: Routing, attempt: LiveAttempt) -> float | N
                 )  # if this was to be the probe of a failing model, another may be it
             return now + wait
         attempt.limiter = limiter
-    if core.config.budget:
-        profile, most = routing.fleet.profiles[place], features.max_output_tokens
-        usd = reserved_cost(profile, found, most, choices=features.choices)
-        refusal = await core.ledger.areserve(routing.key(attempt.number), name, features.task, usd)
-        if refusal is not None:
-            attempt.error = BudgetRefusedError(str(refusal), model=name)
-            return math.inf
-        attempt.reserved = usd
     return None
 
 
@@ -104,6 +147,7 @@ def book(core: Core, routing: Routing, attempt: LiveAttempt) -> None:
     attempt.booked = True
     name, now = routing.fleet.names[attempt.place], core.now()
     attempt.ended_at = attempt.ended_at or now
+    core.traffic.end(attempt.ticket)
     if attempt.limiter is not None:
         attempt.limiter.release()
     if attempt.outcome == "succeeded":
@@ -138,6 +182,21 @@ def _take_usage(routing: Routing, attempt: LiveAttempt) -> None:
 def _may_be_billed(attempt: LiveAttempt) -> bool:
     """Whether a failed attempt may cost its prompt all the same: the backend was at work when it ended."""
     return attempt.visible_at is not None or isinstance(attempt.error, ModelTimeoutError | ModelProtocolError)
+
+
+def learn_from(core: Core, routing: Routing, attempt: LiveAttempt) -> None:
+    """Tells what an answered attempt showed of its model."""
+    begun = attempt.begun_at if attempt.begun_at is not None else attempt.started_at
+    reported = attempt.usage if attempt.usage_is_reported else None
+    sample = Sample(
+        task=routing.features.task,
+        counted_tokens=routing.features.prompt_tokens,
+        prompt_tokens=reported.prompt_tokens if reported else None,
+        completion_tokens=reported.completion_tokens if reported else None,
+        ttft=None if attempt.visible_at is None else attempt.visible_at - begun,
+        duration=(attempt.ended_at or core.now()) - begun,
+    )
+    core.learn(routing.fleet, attempt.place, sample)
 
 
 def snapshot(name: str, attempt: LiveAttempt) -> Attempt:
