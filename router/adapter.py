@@ -50,12 +50,14 @@ class Load:
         running: Requests being worked on.
         waiting: Requests in the backend's queue.
         full: Whether its queue takes no more.
+        slots: Requests it can work on at once; None: it does not say, and all that run share what it has.
     """
 
     resident: bool = True
     running: int = 0
     waiting: int = 0
     full: bool = False
+    slots: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,11 +27,11 @@ from router.errors import (
 )
 from router.fleet import Fleet
 from router.health import Health, RetryBudget
-from router.learning import Sample
+from router.learning import Columns
 from router.ledger import Exchange, Ledger
 from router.limits import Limiter
 from router.models import Model
-from router.objective import stretch_of
+from router.prefixes import PrefixMemory
 from router.routing import Routing
 from router.traffic import Traffic
 
@@ -76,12 +76,18 @@ class Core:
         self.fleet = Fleet(config.models, self._settings)
         self.limiters = _limiters(self.fleet)
         self.traffic = Traffic()
+        self.prefixes = PrefixMemory(self._cached_share)
         self.random = random.Random()  # noqa: S311 - exploration is no secret
         self.ledger = Ledger(config.ledger, config.budget, keep_text=config.keep_text, wall=self.wall)
         for place, model in enumerate(self.fleet.models):
             if getattr(model, "preload", False):
                 self.fleet.adapter(place)
         _CORES.add(self)
+
+    def _cached_share(self, name: str) -> float:
+        """What share of a prompt's known beginning a model is believed to have cached, before it told."""
+        fleet = self.fleet
+        return fleet.cached_share[fleet.place[name]] if name in fleet.place else 0.0
 
     def machine(self, routing: Routing) -> AttemptMachine:
         """The attempt machine for a decision."""
@@ -114,10 +120,10 @@ class Core:
     def _hedge_after(self, routing: Routing) -> tuple[float, ...]:
         """When each candidate is late: its time at the policy's confidence."""
         found = [routing.estimate(place) for place in routing.order]
-        return tuple(
-            ((e.ttft if routing.request.stream else e.latency) - e.wait) * stretch_of(self.config.policy, e)
-            for e in found
-        )
+        confidence = self.config.policy.confidence
+        if routing.request.stream:
+            return tuple(one.first_within(confidence) for one in found)
+        return tuple(one.work_within(confidence) for one in found)
 
     def warm(self) -> None:
         """Imports what the first answer needs. Slow once: not on an event loop."""
@@ -138,14 +144,25 @@ class Core:
         self._live.tasks.add(task)
         task.add_done_callback(self._live.tasks.discard)
 
-    def learn(self, fleet: Fleet, place: int, sample: Sample) -> None:
-        """Takes what an answer showed into the fleet it came from, and into the newest."""
+    def learn(self, fleet: Fleet, place: int, told: Callable[[Columns, int], None]) -> None:
+        """Takes what an attempt showed into the fleet it came from, and into the newest.
+
+        `told` is called with the columns to learn into and the model's place in them.
+        """
         name = fleet.names[place]
         with self._lock:
-            fleet.learned.learn(place, sample)
+            told(fleet.learned, place)
             newest = self.fleet
-            if newest is not fleet and name in newest.place:
-                newest.learned.learn(newest.place[name], sample)
+            if newest is not fleet and newest.same_backend(fleet, name):
+                told(newest.learned, newest.place[name])
+
+    def fade(self, fleet: Fleet, now: float) -> None:
+        """Lets what was learned long ago count for less. Skipped while somebody else learns."""
+        if self._lock.acquire(blocking=False):
+            try:
+                fleet.learned.refresh(now)
+            finally:
+                self._lock.release()
 
     def write_down(self, routing: Routing, decision: Decision, text: str) -> None:
         """Puts a finished request into the ledger, with its text only if the app asked for that."""
@@ -208,6 +225,7 @@ class Core:
             self.limiters = {**_limiters(fleet), **{n: kept[n] for n in kept if n in fleet.place}}
             idle = old.retired = old.users <= 0
         self.health.forget(changed)
+        self.prefixes.forget(changed)
         if idle:
             self._retire(old)
 
@@ -253,6 +271,7 @@ class Core:
         self.health.after_fork()
         self.retries.after_fork()
         self.traffic.after_fork()
+        self.prefixes.after_fork()
         self.fleet.after_fork()
         for limiter in self.limiters.values():
             limiter.after_fork()

@@ -6,7 +6,9 @@ how busy the adapters are.
 
 from __future__ import annotations
 
+import math
 import uuid
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from router.config import Policy, RoutingOptions
@@ -19,23 +21,30 @@ from router.errors import (
     RouterClosedError,
     nearest,
 )
-from router.estimates import Situation
+from router.estimates import Situation, price_parts
 from router.features import needs_of
 from router.fleet import Fleet
-from router.learning import EXPECTED_OUTPUT_TOKENS
-from router.objective import Rules
+from router.objective import Rules, objective
 from router.ranking import rank
 from router.request import ChatRequest
 from router.routing import Routing
+from router.traffic import LEAST_LEFT, Flow
 from router.validation import ParsedRequest
 
 if TYPE_CHECKING:
     from router.core import Core
+    from router.prefixes import Prompt
 
 __all__ = ["choose", "decide", "explore", "rules_of", "situation_of"]
 
 #: A model with fewer answers than this is "little known of": exploration may pick it.
 KNOWN_AFTER = 20
+#: Exploring hopes for figures so many standard deviations better than they are believed to be.
+HOPE = 1.5
+#: How wrong the forecast of a length may be before there was an answer: the standard deviation of its log.
+LENGTH_DOUBT = 0.7
+#: Candidates that exploration looks at.
+MOST_EXPLORED = 64
 
 
 def choose(core: Core, parsed: ParsedRequest) -> Routing:
@@ -50,20 +59,30 @@ def choose(core: Core, parsed: ParsedRequest) -> Routing:
     if core.closed:
         raise RouterClosedError
     rules = _rules(core, parsed)
-    return decide(core, parsed.request, parsed.options, rules, _features(parsed, rules))
+    prompt = _prompt(parsed.request)
+    features = _features(core, parsed, rules, prompt.total)
+    return decide(core, parsed.request, parsed.options, rules, features, prompt=prompt)
 
 
 def decide(
-    core: Core, request: ChatRequest, options: RoutingOptions, rules: Rules, features: Features
+    core: Core,
+    request: ChatRequest,
+    options: RoutingOptions,
+    rules: Rules,
+    features: Features,
+    *,
+    prompt: Prompt | None = None,
 ) -> Routing:
     """Ranks the models for a request whose features were read.
+
+    With its prompt, what of it each model has cached is part of the estimates.
 
     Raises:
         NoEligibleModelError: as `choose`.
         AllModelsFailedError: as `choose`.
     """
     fleet, now = core.fleet, core.now()
-    ranked = rank(fleet, features, rules, situation_of(core, fleet, features))
+    ranked = rank(fleet, features, rules, situation_of(core, fleet, features, prompt))
     routing = Routing(
         id=uuid.uuid4().hex,
         at=core.wall(),
@@ -71,6 +90,7 @@ def decide(
         options=options,
         fleet=fleet,
         features=features,
+        prompt=prompt,
         ranked=ranked,
         rules=rules,
         began_at=now,
@@ -111,11 +131,12 @@ def _rules(core: Core, parsed: ParsedRequest) -> Rules:
     return rules_of(core.config.policy, options, pinned=pinned)
 
 
-def _features(parsed: ParsedRequest, rules: Rules) -> Features:
+def _features(core: Core, parsed: ParsedRequest, rules: Rules, prompt_tokens: int) -> Features:
     request, options = parsed.request, parsed.options
+    expected = core.fleet.learned.expected(options.task)
     return Features(
-        prompt_tokens=_prompt_tokens(request),
-        expected_output_tokens=min(EXPECTED_OUTPUT_TOKENS, request.max_tokens or EXPECTED_OUTPUT_TOKENS),
+        prompt_tokens=prompt_tokens,
+        expected_output_tokens=min(expected, request.max_tokens or expected),
         max_output_tokens=request.max_tokens,
         needs=needs_of(request),
         task=options.task,
@@ -127,34 +148,75 @@ def _features(parsed: ParsedRequest, rules: Rules) -> Features:
     )
 
 
-def situation_of(core: Core, fleet: Fleet, features: Features) -> Situation:
-    """How things stand right now: waits, breakers, money."""
-    now = core.now()
+def situation_of(core: Core, fleet: Fleet, features: Features, prompt: Prompt | None = None) -> Situation:
+    """How things stand right now: waits, what is under way, caches, breakers, money."""
+    now, flows = core.now(), core.traffic.flows
+    core.fade(fleet, now)
     waits: dict[int, float] = {}
+    loads: dict[int, float] = {}
+    limits: dict[int, float] = {}
+    slowdowns: dict[int, tuple[float, float]] = {}
+    for name in tuple(flows):
+        flow, busy = flows.get(name), fleet.place.get(name)
+        if flow is not None and busy is not None:
+            slowdowns[busy] = fleet.learned.slowdown(busy, flow.count)
     for place in fleet.asked:
-        wait = _local_wait(fleet, place)
-        if wait:
-            waits[place] = wait
+        _ask(fleet, place, flows.get(fleet.names[place]), now, (waits, loads, slowdowns))
     for name, limiter in core.limiters.items():
         if name in fleet.place:
             limited = fleet.place[name]
             tokens = features.prompt_tokens + features.expected_output_tokens
             wait = limiter.wait(tokens, now, fleet.learned.service[limited])
             if wait:
+                limits[limited] = wait
                 waits[limited] = waits.get(limited, 0.0) + wait
+    cached: dict[int, float] = {}
+    if prompt is not None:
+        shared = core.prefixes.expect(prompt, now)
+        cached = {fleet.place[name]: found.share for name, found in shared.items() if name in fleet.place}
     shut = {fleet.place[name]: why for name, why in core.health.shut(now).items() if name in fleet.place}
-    return Situation(waits=waits, shut=shut, budget_left=_budget_left(core, fleet, features.task))
+    return Situation(
+        waits=waits,
+        loads=loads,
+        limits=limits,
+        slowdowns=slowdowns,
+        cached=cached,
+        shut=shut,
+        budget_left=_budget_left(core, fleet, features.task),
+    )
 
 
-def _local_wait(fleet: Fleet, place: int) -> float:
-    """Seconds until a model in this process begins: its loading and the requests before this one."""
-    adapter = fleet.loaded_adapter(place)
-    speed = fleet.profiles[place].speed
-    if adapter is None:
-        return speed.load
-    load = adapter.load()
-    wait = 0.0 if load.resident else speed.load
-    return wait + (load.running + load.waiting) * fleet.learned.service[place]
+def _ask(
+    fleet: Fleet,
+    place: int,
+    flow: Flow | None,
+    now: float,
+    found: tuple[dict[int, float], dict[int, float], dict[int, tuple[float, float]]],
+) -> None:
+    """Asks a model in this process how busy it is: its loading, and the requests before this one."""
+    waits, loads, slowdowns = found
+    learned, adapter = fleet.learned, fleet.loaded_adapter(place)
+    said = adapter.load() if adapter is not None else None
+    wait = 0.0
+    if said is None or not said.resident:
+        load = learned.load[place]
+        if flow is not None:  # somebody waits for it already
+            load = max(load - (now - flow.since), LEAST_LEFT * load)
+        loads[place] = wait = load
+    if said is not None:
+        ours = flow.count if flow is not None else 0
+        # What was begun for another router, or before this one knew the model, is not in our books.
+        others = max(said.running + said.waiting - ours, 0)
+        backlog = others * learned.service[place] + (flow.left(now) if flow is not None else 0.0)
+        if said.slots is None:
+            wait += said.waiting * learned.service[place] / max(said.running, 1)
+        elif ours + others < said.slots:
+            slowdowns[place] = learned.slowdown(place, ours + others)
+        else:
+            wait += backlog / said.slots
+            slowdowns[place] = learned.slowdown(place, said.slots - 1)
+    if wait:
+        waits[place] = wait
 
 
 def _budget_left(core: Core, fleet: Fleet, task: str | None) -> dict[int, float]:
@@ -188,29 +250,69 @@ def _nobody(core: Core, routing: Routing) -> NoEligibleModelError | AllModelsFai
 
 
 def explore(core: Core, routing: Routing) -> None:
-    """Now and then puts an eligible model that little is known of first. Breaks no constraint."""
+    """Now and then puts a model first that may well be better than is known. Breaks no constraint.
+
+    A model may be better if it would be the best were it as good as can be hoped for: as fast and as terse as
+    its figures are uncertain. One whose price alone makes it dearer is never tried. (Optimism in the face of
+    uncertainty, as UCB has it, but for a bounded share of requests.)
+    """
     policy = core.config.policy
     share = policy.explore if policy.rank_by == "objective" else 0.0
     if not share or len(routing.order) < 2 or core.random.random() >= share:  # noqa: PLR2004 - a choice
         return
-    samples = routing.fleet.learned.samples
-    on_time = [place for place in routing.order if place not in routing.ranked.late] or routing.order
-    place = min(on_time, key=lambda place: samples[place])
-    if samples[place] < KNOWN_AFTER and place != routing.order[0]:
+    late = routing.ranked.late
+    on_time = [place for place in routing.order if place not in late] if late else list(routing.order)
+    if len(on_time) < 2:  # noqa: PLR2004 - nothing to choose from
+        return
+    place = (_least_known if policy.utility is not None else _most_promising)(core, routing, on_time)
+    if place is not None:
         routing.ranked.order.remove(place)
         routing.ranked.order.insert(0, place)
-        routing.notes = (*routing.notes, "explored: little is known of this model yet")
+        routing.notes = (*routing.notes, "explored: it may be better than is known yet")
 
 
-def _prompt_tokens(request: ChatRequest) -> int:
-    from router.tokens import count_request
+def _least_known(_core: Core, routing: Routing, on_time: Sequence[int]) -> int | None:
+    """The model with the fewest answers, if they are few: an app's own utility tells no more."""
+    samples = routing.fleet.learned.samples
+    place = min(on_time[1:], key=lambda place: samples[place])
+    return place if samples[place] < KNOWN_AFTER else None
+
+
+def _most_promising(core: Core, routing: Routing, on_time: Sequence[int]) -> int | None:
+    """The model that would be the best if all went as well as can be hoped, if there is one."""
+    fleet, features, policy, now = routing.fleet, routing.features, core.config.policy, core.now()
+    quality = fleet.quality(features.task)
+    outputs = fleet.learned.outputs(features.task)
+
+    def hoped(place: int) -> float:
+        found = routing.estimate(place)
+        seen = outputs.seen.get(place, 0)
+        terse = math.exp(-HOPE * LENGTH_DOUBT / math.sqrt(1.0 + seen))
+        fast = math.exp(-HOPE * fleet.learned.doubt(place, now))
+        cost = found.cost if math.isfinite(found.cost) else 0.0
+        answer = price_parts(fleet, place, features, found).get("answer USD", 0.0)
+        best = found._replace(
+            cost=cost - (1.0 - terse) * answer,
+            latency=found.wait + (found.first + found.decode * terse) * fast,
+        )
+        return objective(policy, best, quality[place])
+
+    first = on_time[0]
+    known = objective(policy, routing.estimate(first), quality[first])
+    hopes = {place: hoped(place) for place in on_time[1:MOST_EXPLORED]}
+    place = min(hopes, key=hopes.__getitem__)
+    return place if hopes[place] < known else None
+
+
+def _prompt(request: ChatRequest) -> Prompt:
+    from router.prefixes import read_prompt
 
     tools = request.params.get("tools")
-    return count_request(
+    return read_prompt(
         request.messages,
         tools if isinstance(tools, list) else None,
         response_format=request.params.get("response_format"),
-    ).total
+    )
 
 
 def _no_such_model(field_name: str, name: str, fleet: Fleet) -> InvalidRequestError:

@@ -58,6 +58,8 @@ class Candidate:
         quality: Probability of a good answer; None if unknown.
         utility: The negative of what is minimised (or the policy's own callable's value); higher is better.
         rejected_because: None if eligible; else a text that begins with a stable code (`price: unknown`).
+        cost_p95: USD that are not exceeded with the policy's confidence (0.95 unless it says otherwise); None
+            if the price is unknown.
         ttft_p95: Seconds that the first token keeps to with the policy's confidence.
         latency_p95: Seconds that the whole answer keeps to with the policy's confidence.
         parts: What the estimate is made of, for `explain()`: tokens, USD and seconds by name.
@@ -71,6 +73,7 @@ class Candidate:
     quality: float | None
     utility: float | None
     rejected_because: str | None = None
+    cost_p95: float | None = None
     ttft_p95: float | None = None
     latency_p95: float | None = None
     parts: Mapping[str, float] = field(default_factory=dict)
@@ -93,6 +96,10 @@ class Attempt:
         completion_tokens: As reported, or as estimated.
         cached_tokens: Prompt tokens that the backend had cached.
         hedge: Whether it was started beside another one.
+        waited: Seconds from its start until the backend began to work on it: loading, its queue; None if
+            it never began, or nobody told.
+        outstanding: The router's other calls of this model that were under way when it started; None if
+            nobody counted.
     """
 
     model: str
@@ -106,6 +113,8 @@ class Attempt:
     completion_tokens: int | None = None
     cached_tokens: int | None = None
     hedge: bool = False
+    waited: float | None = None
+    outstanding: int | None = None
 
 
 class Ranking(ABC):

@@ -21,7 +21,7 @@ from router.errors import (
     RouterClosedError,
     RouterError,
 )
-from router.live import LiveAttempt, admit, begin, book, close_source, learn_from, snapshot, start
+from router.live import LiveAttempt, admit, begin, book, close_source, snapshot, start
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk
@@ -239,7 +239,7 @@ class Run:
 
     def _begun(self, attempt: LiveAttempt) -> None:
         if attempt.begun_at is None:
-            self._do(self.machine.started(attempt.number, begin(self.core, attempt)))
+            self._do(self.machine.started(attempt.number, begin(self.core, self.routing, attempt)))
 
     async def _read_to_first_token(
         self, attempt: LiveAttempt, source: AsyncGenerator[ChatCompletionChunk, None]
@@ -287,8 +287,6 @@ class Run:
         if attempt.outcome == "running":
             attempt.outcome = "succeeded"
         book(self.core, self.routing, attempt)
-        if attempt.outcome == "succeeded":
-            learn_from(self.core, self.routing, attempt)
         self._write_down(text)
         # Only now: whoever waits here may be cancelled, or its loop may end.
         try:

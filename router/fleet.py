@@ -22,6 +22,17 @@ __all__ = ["Eligibility", "EligibilityKey", "Fleet"]
 
 #: Kinds of request whose static eligibility is remembered.
 MOST_KINDS = 512
+#: Assumption: half of what could be cached is, with hosts that have a price for it.
+CACHED_SHARE = 0.5
+
+
+#: What is said about a model and changes nothing of what answers.
+_ABOUT = frozenset(
+    (
+        "price", "usd_per_hour", "quality", "languages", "licence", "capabilities", "private", "region",
+        "api_key", "api_key_env", "rpm", "tpm", "max_concurrency", "preload", "sha256",
+    )
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +66,8 @@ class Fleet:
         learned: What was learned of each.
         window: Context windows in tokens; infinite where unknown.
         price_in, price_out: USD per token, of the lowest tier; NaN where the price is unknown.
+        cached_saving: USD per token that a cached prompt token costs less; 0 where it costs the same.
+        cached_share: What part of a known beginning a model is believed to have cached, before it told.
         fee: USD per request.
         per_second: USD per second of computing, of local models.
         tiered: Places of models with several price tiers.
@@ -87,8 +100,9 @@ class Fleet:
         self.retired = False
         self._fill_columns()
         if before is not None:
-            for place, old in kept.items():
-                self.learned.carry_over(place, before.learned, old)
+            for place, name in enumerate(self.names):
+                if self.same_backend(before, name):
+                    self.learned.carry_over(place, before.learned, before.place[name])
         self.eligibility = lru_cache(MOST_KINDS)(self._eligibility)
         self.quality = lru_cache(MOST_KINDS)(self._quality)
 
@@ -97,6 +111,8 @@ class Fleet:
         self.window = [float(p.context_window or math.inf) for p in self.profiles]
         self.price_in: list[float] = []
         self.price_out: list[float] = []
+        self.cached_saving: list[float] = []
+        self.cached_share: list[float] = []
         self.fee: list[float] = []
         self.per_second: list[float] = []
         self.tiered: set[int] = set()
@@ -107,6 +123,12 @@ class Fleet:
             free = profile.price is None and profile.usd_per_hour is not None
             self.price_in.append(tiers[0].input / 1e6 if tiers else 0.0 if free else nan)
             self.price_out.append(tiers[0].output / 1e6 if tiers else 0.0 if free else nan)
+            cached = tiers[0].cached_input if tiers else None
+            self.cached_saving.append(
+                (tiers[0].input - cached) / 1e6 if tiers and cached is not None else 0.0
+            )
+            # Who names a price for cached tokens has a cache; how often it is hit is learned.
+            self.cached_share.append(0.0 if cached is None else CACHED_SHARE)
             self.fee.append(profile.price.per_request if profile.price else 0.0)
             self.per_second.append((profile.usd_per_hour or 0.0) / 3600)
             if len(tiers) > 1:
@@ -162,6 +184,22 @@ class Fleet:
             name in self.place
             and name in other.place
             and self.models[self.place[name]] == other.models[other.place[name]]
+        )
+
+    def same_backend(self, other: Fleet, name: str) -> bool:
+        """Whether both fleets hold a model of this name behind which the same thing computes.
+
+        What was learned of its speed and its answers holds then, whatever it costs now.
+        """
+        if name not in self.place or name not in other.place:
+            return False
+        ours, theirs = self.models[self.place[name]], other.models[other.place[name]]
+        if type(ours) is not type(theirs):
+            return False
+        return all(
+            getattr(ours, field) == getattr(theirs, field)
+            for field in type(ours).model_fields
+            if field not in _ABOUT
         )
 
     def after_fork(self) -> None:

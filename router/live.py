@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from router.booking import booked_cost, reserved_cost
 from router.decision import Attempt, Outcome
 from router.errors import ModelError, ModelProtocolError, ModelTimeoutError
+from router.failures import judge
 from router.learning import Sample
 from router.limits import Limiter
 from router.traffic import Ticket
@@ -32,7 +33,6 @@ __all__ = [
     "begin",
     "book",
     "close_source",
-    "learn_from",
     "may_go",
     "snapshot",
     "start",
@@ -48,6 +48,7 @@ class LiveAttempt:
     hedge: bool
     started_at: float
     ticket: Ticket
+    cold: bool = False  # nobody waited for the model to load when this one began to
     begun_at: float | None = None
     visible_at: float | None = None
     ended_at: float | None = None
@@ -75,15 +76,21 @@ class LiveAttempt:
 def start(core: Core, routing: Routing, number: int, place: int, *, hedge: bool) -> LiveAttempt:
     """An attempt starts: from now on it counts as load on its model."""
     found, now = routing.estimate(place), core.now()
-    ticket = core.traffic.start(routing.fleet.names[place], found.latency - found.wait, now)
-    return LiveAttempt(number, place, hedge, now, ticket)
+    name, fleet = routing.fleet.names[place], routing.fleet
+    adapter = fleet.loaded_adapter(place) if place in fleet.asked else None
+    cold = place in fleet.asked and (adapter is None or not adapter.load().resident)
+    cold = cold and name not in core.traffic.flows
+    ticket = core.traffic.start(name, found.work, now)
+    return LiveAttempt(number, place, hedge, now, ticket, cold)
 
 
-def begin(core: Core, attempt: LiveAttempt) -> float:
+def begin(core: Core, routing: Routing, attempt: LiveAttempt) -> float:
     """The backend begins with an attempt: loading and its queue are behind it. Returns when that was."""
     if attempt.begun_at is None:
         attempt.begun_at = core.now()
         core.traffic.begin(attempt.ticket, attempt.begun_at)
+        if routing.prompt is not None:
+            core.prefixes.sent(routing.fleet.names[attempt.place], routing.prompt, attempt.begun_at)
     return attempt.begun_at
 
 
@@ -160,6 +167,7 @@ def book(core: Core, routing: Routing, attempt: LiveAttempt) -> None:
     else:
         worked = attempt.ended_at - (attempt.started_at if attempt.begun_at is None else attempt.begun_at)
         attempt.cost = booked_cost(routing.fleet.profiles[attempt.place], attempt.usage, worked)
+    learn_from(core, routing, attempt)
 
 
 def _take_usage(routing: Routing, attempt: LiveAttempt) -> None:
@@ -185,18 +193,50 @@ def _may_be_billed(attempt: LiveAttempt) -> bool:
 
 
 def learn_from(core: Core, routing: Routing, attempt: LiveAttempt) -> None:
-    """Tells what an answered attempt showed of its model."""
+    """Takes in what an attempt showed of its model, whatever became of it. Once, when it is booked."""
+    fleet, place = routing.fleet, attempt.place
     begun = attempt.begun_at if attempt.begun_at is not None else attempt.started_at
+    ended = attempt.ended_at if attempt.ended_at is not None else core.now()
+    if attempt.cold and attempt.begun_at is not None:
+        core.learn(fleet, place, lambda learned, at: learned.loaded(at, begun - attempt.started_at))
+    if attempt.outcome == "failed":
+        if attempt.error is not None and judge(attempt.error).blames_model:
+            core.learn(fleet, place, lambda learned, at: learned.failed(at, ended - begun, ended))
+        return
+    if attempt.outcome not in ("succeeded", "cancelled") or attempt.begun_at is None:
+        return
+    sample = _sample(routing, attempt, begun, ended)
+    if attempt.outcome == "cancelled":
+        core.learn(fleet, place, lambda learned, at: learned.took_longer(at, sample))
+        return
+    core.learn(fleet, place, lambda learned, at: learned.learn(at, sample))
+    if attempt.usage is not None and attempt.usage_is_reported and routing.prompt is not None:
+        core.prefixes.answered(
+            fleet.names[place],
+            routing.prompt,
+            None,
+            attempt.usage.cached_tokens,
+            attempt.usage.prompt_tokens,
+            ended,
+        )
+
+
+def _sample(routing: Routing, attempt: LiveAttempt, begun: float, ended: float) -> Sample:
     reported = attempt.usage if attempt.usage_is_reported else None
-    sample = Sample(
-        task=routing.features.task,
-        counted_tokens=routing.features.prompt_tokens,
+    features = routing.features
+    return Sample(
+        task=features.task,
+        counted_tokens=features.prompt_tokens,
         prompt_tokens=reported.prompt_tokens if reported else None,
+        cached_tokens=reported.cached_tokens if reported else 0,
         completion_tokens=reported.completion_tokens if reported else None,
+        max_tokens=features.max_output_tokens,
+        choices=features.choices,
         ttft=None if attempt.visible_at is None else attempt.visible_at - begun,
-        duration=(attempt.ended_at or core.now()) - begun,
+        duration=ended - begun,
+        ahead=attempt.ticket.ahead,
+        at=ended,
     )
-    core.learn(routing.fleet, attempt.place, sample)
 
 
 def snapshot(name: str, attempt: LiveAttempt) -> Attempt:
@@ -209,6 +249,8 @@ def snapshot(name: str, attempt: LiveAttempt) -> Attempt:
         model=name,
         outcome=attempt.outcome,
         ttft=attempt.ttft,
+        waited=None if attempt.begun_at is None else attempt.begun_at - attempt.started_at,
+        outstanding=attempt.ticket.ahead,
         duration=None if attempt.ended_at is None else attempt.ended_at - attempt.started_at,
         cost=attempt.cost if attempt.booked else None,
         cost_source=source,

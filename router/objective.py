@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import NamedTuple
 
 from router.config import Policy
+from router.learning.lognormal import quantile, sum_quantile, z_of
 
 __all__ = [
     "RELAXED",
@@ -20,9 +20,11 @@ __all__ = [
     "objective",
     "reason_of",
     "sort_key",
-    "stretch_of",
     "worth",
 ]
+
+#: The most that a quantile is asked for: beyond it, no distribution is known well enough.
+SUREST = 0.9995
 
 RELAXED = ("max_latency", "max_ttft", "min_quality", "max_cost")
 """What `on_infeasible="relax"` gives up, in this order."""
@@ -44,18 +46,86 @@ _UNITS = {
 class Estimate(NamedTuple):
     """What one model would do: USD (NaN if unknown), seconds, tokens.
 
-    `ttft` and `latency` are means and include `wait`; `spread` is the standard deviation of the logarithm of
-    what is left of them without it; `seen` counts the answers that this stands on.
+    Attributes:
+        cost: Mean USD.
+        ttft: Mean seconds to the first token, `wait` included.
+        latency: Mean seconds to the end, `wait` and `lost` included.
+        tokens_in: Prompt tokens by the backend's count.
+        cached: Of these, expected to be found cached.
+        tokens_out: Mean tokens of one answer.
+        scatter: Standard deviation of the logarithm of the answer's tokens.
+        wait: Seconds before the model begins.
+        lost: Mean seconds that failures cost.
+        failing: Probability that an attempt fails.
+        spread: Standard deviation of log(seconds of work) of an answer whose tokens are known.
+        first_spread: The same to the first token.
+        tail: What the normal quantile is multiplied by, so that it holds for this model.
+        first_tail: The same of the first token.
+        seen: Answers that this stands on.
     """
 
     cost: float
     ttft: float
     latency: float
-    spread: float
     tokens_in: float
+    cached: float
     tokens_out: float
+    scatter: float
     wait: float
-    seen: int
+    lost: float = 0.0
+    failing: float = 0.0
+    spread: float = 0.0
+    first_spread: float = 0.0
+    tail: float = 1.0
+    first_tail: float = 1.0
+    seen: int = 0
+
+    @property
+    def first(self) -> float:
+        """Mean seconds from the beginning to the first token."""
+        return self.ttft - self.wait
+
+    @property
+    def work(self) -> float:
+        """Mean seconds from the beginning to the end."""
+        return self.latency - self.wait - self.lost
+
+    @property
+    def decode(self) -> float:
+        """Mean seconds from the first token to the end."""
+        return self.work - self.first
+
+    def work_within(self, probability: float) -> float:
+        """Seconds from the beginning to the end that are kept with a probability."""
+        z = self._z(probability)
+        return sum_quantile(((self.first, 0.0), (self.decode, self.scatter)), self.spread, z * self.tail)
+
+    def latency_within(self, probability: float) -> float:
+        """Seconds to the end, wait included, that are kept with a probability."""
+        return self.wait + self.work_within(probability)
+
+    def first_within(self, probability: float) -> float:
+        """Seconds from the beginning to the first token that are kept with a probability."""
+        return quantile(self.first, self.first_spread, self._z(probability) * self.first_tail)
+
+    def ttft_within(self, probability: float) -> float:
+        """Seconds to the first token, wait included, that are kept with a probability."""
+        return self.wait + self.first_within(probability)
+
+    def tokens_within(self, probability: float) -> float:
+        """Output tokens of one answer that are not exceeded with a probability."""
+        return quantile(self.tokens_out, self.scatter, z_of(probability))
+
+    def _z(self, probability: float) -> float:
+        """The normal quantile of what an answer may take if the model is to keep a time that often.
+
+        An attempt that fails after a time that matters keeps none: the others must make up for it.
+        """
+        if not self.failing or not self.lost:
+            return z_of(probability)
+        seconds = self.lost * (1.0 - self.failing) / self.failing
+        failing = self.failing * min(seconds / max(self.work, 1e-9), 1.0)
+        return z_of(min(probability / max(1.0 - failing, 1e-3), SUREST))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,15 +197,15 @@ def _last(value: float) -> float:
 def breaches(rules: Rules, found: Estimate, quality: float | None) -> tuple[Breach, ...]:
     """The constraints that a model breaks, in the order in which they are given up."""
     broken: list[Breach] = []
-    if rules.max_latency is not None or rules.max_ttft is not None:
-        factor = stretch_of(rules.policy, found)
-        for code, limit, mean in (
-            ("max_latency", rules.max_latency, found.latency),
-            ("max_ttft", rules.max_ttft, found.ttft),
-        ):
-            late = found.wait + (mean - found.wait) * factor
-            if limit is not None and late > limit:
-                broken.append((code, late, limit))
+    confidence = rules.policy.confidence
+    if rules.max_latency is not None:
+        late = found.latency_within(confidence)
+        if late > rules.max_latency:
+            broken.append(("max_latency", late, rules.max_latency))
+    if rules.max_ttft is not None:
+        late = found.ttft_within(confidence)
+        if late > rules.max_ttft:
+            broken.append(("max_ttft", late, rules.max_ttft))
     if rules.min_quality is not None:
         if quality is None:
             broken.append("min_quality: the model's quality is unknown")
@@ -167,19 +237,3 @@ def _figure(value: float) -> str:
     digits = min(max(5 - math.floor(math.log10(abs(value))), 0), 18)
     text = f"{value:.{digits}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def stretch_of(policy: Policy, found: Estimate) -> float:
-    """How many times its mean a time may take, with the policy's confidence. Latencies are log-normal."""
-    return math.exp(_quantile(policy.confidence) * found.spread)
-
-
-_NORMAL = NormalDist()
-_QUANTILES: dict[float, float] = {}
-
-
-def _quantile(confidence: float) -> float:
-    found = _QUANTILES.get(confidence)
-    if found is None:
-        found = _QUANTILES[confidence] = _NORMAL.inv_cdf(confidence)
-    return found

@@ -11,7 +11,7 @@ from itertools import chain, islice
 
 from router.decision import Candidate, Features, Ranking
 from router.errors import ConfigurationError, shown
-from router.estimates import Situation, estimate
+from router.estimates import Situation, cost_within, estimate, price_parts
 from router.fleet import Eligibility, EligibilityKey, Fleet
 from router.objective import (
     RELAXED,
@@ -22,11 +22,16 @@ from router.objective import (
     code_of,
     reason_of,
     sort_key,
-    stretch_of,
     worth,
 )
 
 __all__ = ["Ranked", "rank"]
+
+#: Parts of an estimate that are told even if they are nothing, and what the others are when they are nothing.
+_ALWAYS = frozenset(
+    ("tokens in", "tokens out", "wait s", "prefill s", "decode s", "confidence", "answers seen")
+)
+_IDLE = {"slowdown": 1.0}
 
 
 class Ranked(Ranking):
@@ -36,20 +41,24 @@ class Ranked(Ranking):
         "_candidates",
         "_utilities",
         "estimates",
+        "features",
         "fleet",
         "late",
+        "now",
         "order",
         "reasons",
         "relaxed",
         "rules",
         "static",
-        "task",
     )
 
-    def __init__(self, fleet: Fleet, rules: Rules, task: str | None, static: Eligibility) -> None:
+    def __init__(
+        self, fleet: Fleet, rules: Rules, features: Features, now: Situation, static: Eligibility
+    ) -> None:
         self.fleet = fleet
         self.rules = rules
-        self.task = task
+        self.features = features
+        self.now = now
         self.static = static
         self.order: list[int] = []
         self.estimates: dict[int, Estimate] = {}
@@ -93,7 +102,7 @@ class Ranked(Ranking):
 
     def candidate(self, place: int) -> Candidate:
         """One model as an object."""
-        quality = self.fleet.quality(self.task)[place]
+        quality = self.fleet.quality(self.features.task)[place]
         reason = self.reason(place)
         found = self.estimates.get(place)
         if found is None:
@@ -106,7 +115,7 @@ class Ranked(Ranking):
                 utility=None,
                 rejected_because=reason,
             )
-        stretch = stretch_of(self.rules.policy, found)
+        confidence = self.rules.policy.confidence
         cost = None if math.isnan(found.cost) else found.cost
         return Candidate(
             model=self.fleet.names[place],
@@ -116,11 +125,40 @@ class Ranked(Ranking):
             quality=quality,
             utility=self._utility(place, found, quality),
             rejected_because=reason,
-            ttft_p95=found.wait + (found.ttft - found.wait) * stretch,
-            latency_p95=found.wait + (found.latency - found.wait) * stretch,
-            parts=_parts(found),
+            cost_p95=None
+            if cost is None
+            else cost_within(self.fleet, place, self.features, found, confidence),
+            ttft_p95=found.ttft_within(confidence),
+            latency_p95=found.latency_within(confidence),
+            parts=self._parts(place, found),
             notes=self._notes(place),
         )
+
+    def _parts(self, place: int, found: Estimate) -> dict[str, float]:
+        """What the estimate is made of; what is nothing is left out, but for what every answer has."""
+        now = self.now
+        load, limit = now.loads.get(place, 0.0), now.limits.get(place, 0.0)
+        answers = self.features.choices
+        parts = {
+            "tokens in": found.tokens_in,
+            "tokens cached": found.cached,
+            "tokens out": found.tokens_out * answers,
+            "tokens out p95": found.tokens_within(self.rules.policy.confidence) * answers,
+            **price_parts(self.fleet, place, self.features, found),
+            "wait s": found.wait,
+            "load s": load,
+            "rate limit s": limit,
+            "queue s": max(found.wait - load - limit, 0.0),
+            "prefill s": found.first,
+            "decode s": found.decode,
+            "failures s": found.lost,
+            "slowdown": now.slowdowns.get(place, (1.0, 1.0))[1],
+            "confidence": self.rules.policy.confidence,
+            "answers seen": found.seen,
+        }
+        return {
+            name: value for name, value in parts.items() if name in _ALWAYS or value != _IDLE.get(name, 0)
+        }
 
     def _utility(self, place: int, found: Estimate, quality: float | None) -> float | None:
         if place in self._utilities:
@@ -130,7 +168,7 @@ class Ranked(Ranking):
     def sort(self) -> None:
         """Puts the best first. Ties stay as declared; what is expected to miss the deadline comes last."""
         policy, found = self.rules.policy, self.estimates
-        quality = self.fleet.quality(self.task)
+        quality = self.fleet.quality(self.features.task)
         if policy.utility is not None:
             self._utilities = {
                 place: _own_utility(policy.utility, self.candidate(place)) for place in self.order
@@ -141,15 +179,12 @@ class Ranked(Ranking):
             self.order.sort(key=lambda place: key(found[place], quality[place]))
         deadline = self.rules.deadline
         if deadline is not None:
-            self.late = frozenset(
-                place
-                for place in self.order
-                if found[place].wait
-                + (found[place].latency - found[place].wait) * stretch_of(policy, found[place])
-                > deadline
-            )
+            # Each once: a quantile takes a few microseconds.
+            within = {place: found[place].latency_within(policy.confidence) for place in self.order}
+            self.late = frozenset(place for place in self.order if within[place] > deadline)
             if self.late:
-                self.order.sort(key=self.late.__contains__)
+                # What is likely to miss it comes last, the likeliest to make it first.
+                self.order.sort(key=lambda place: within[place] if place in self.late else 0.0)
 
     def _notes(self, place: int) -> tuple[str, ...]:
         notes = []
@@ -168,17 +203,6 @@ class Ranked(Ranking):
         return tuple(notes)
 
 
-def _parts(found: Estimate) -> dict[str, float]:
-    return {
-        "tokens in": found.tokens_in,
-        "tokens out": found.tokens_out,
-        "wait s": found.wait,
-        "prefill s": found.ttft - found.wait,
-        "decode s": found.latency - found.ttft,
-        "answers seen": found.seen,
-    }
-
-
 def rank(fleet: Fleet, features: Features, rules: Rules, now: Situation) -> Ranked:
     """Ranks the models of a fleet for a request.
 
@@ -189,7 +213,7 @@ def rank(fleet: Fleet, features: Features, rules: Rules, now: Situation) -> Rank
         features.needs, rules.private, features.language, rules.models, rules.exclude, rules.pinned
     )
     static = fleet.eligibility(key)
-    ranked = Ranked(fleet, rules, features.task, static)
+    ranked = Ranked(fleet, rules, features, now, static)
     places = _open(ranked, static.places, now)
     estimate(fleet, features, places, now, estimates=ranked.estimates, reasons=ranked.reasons)
     ranked.order = list(ranked.estimates)
@@ -265,7 +289,7 @@ def _keep_hard_limits(ranked: Ranked, now: Situation) -> None:
 
 def _keep_constraints(ranked: Ranked) -> None:
     """Moves what breaks a constraint from the order to the reasons, relaxing if the policy says so."""
-    rules, quality = ranked.rules, ranked.fleet.quality(ranked.task)
+    rules, quality = ranked.rules, ranked.fleet.quality(ranked.features.task)
     broken = {
         place: found
         for place in ranked.order

@@ -10,6 +10,7 @@ from router.config import Policy, RoutingOptions
 from router.decision import Attempt, Decision, Features
 from router.fleet import Fleet
 from router.objective import Estimate, Rules
+from router.prefixes import Prompt
 from router.ranking import Ranked
 from router.request import ChatRequest
 
@@ -30,6 +31,7 @@ class Routing:
     rules: Rules
     began_at: float
     deadline_at: float
+    prompt: Prompt | None = None
     notes: tuple[str, ...] = ()
 
     @property

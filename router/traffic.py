@@ -21,16 +21,16 @@ class Ticket:
     Attributes:
         name: Its model.
         work: Seconds that it was predicted to keep its backend busy, once begun.
-        ahead: Attempts of the same model that were under way when it started.
+        ahead: Other attempts that its backend was at work on when it began with this one.
         begun_at: When the backend began with it; None while it waits.
     """
 
     __slots__ = ("ahead", "begun_at", "name", "work")
 
-    def __init__(self, name: str, work: float, ahead: int) -> None:
+    def __init__(self, name: str, work: float) -> None:
         self.name = name
         self.work = work
-        self.ahead = ahead
+        self.ahead = 0
         self.begun_at: float | None = None
 
 
@@ -107,7 +107,7 @@ class Traffic:
             flow = self.flows.get(name)
             if flow is None:
                 flow = self.flows[name] = Flow(now)
-            ticket = Ticket(name, max(work, 0.0), flow.count)
+            ticket = Ticket(name, max(work, 0.0))
             flow.enter(ticket)
             return ticket
 
@@ -116,7 +116,7 @@ class Traffic:
         with self._lock:
             flow = self.flows.get(ticket.name)
             if flow is not None and ticket.begun_at is None:
-                ticket.begun_at = now
+                ticket.begun_at, ticket.ahead = now, flow.running
                 flow.begin(ticket)
 
     def end(self, ticket: Ticket) -> None:

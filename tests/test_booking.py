@@ -21,7 +21,16 @@ def hosted(*tiers: Tier, per_request: float = 0.0, max_output: int | None = None
 
 
 def forecast(tokens_in: float = 1000, tokens_out: float = 150, wait: float = 0.0) -> Estimate:
-    return Estimate(0.0, wait + 1.0, wait + 4.0, 0.25, tokens_in, tokens_out, wait, 0)
+    return Estimate(
+        cost=0.0,
+        ttft=wait + 1.0,
+        latency=wait + 4.0,
+        tokens_in=tokens_in,
+        cached=0.0,
+        tokens_out=tokens_out,
+        scatter=0.25,
+        wait=wait,
+    )
 
 
 KIMI = hosted(Tier(0, 0.6, 2.5, 0.15))

@@ -592,7 +592,8 @@ def breaks(candidate: Candidate, rules: Rules) -> set[str]:
 def worse(candidate: Candidate, rules: Rules) -> tuple[object, ...]:
     """What is minimised, written down once more from the candidate's own figures."""
     policy, cost = rules.policy, math.inf if candidate.cost is None else candidate.cost
-    late = rules.deadline is not None and known(candidate.latency_p95) > rules.deadline
+    within = known(candidate.latency_p95)  # of those likely to be late, the likeliest to make it comes first
+    late = within if rules.deadline is not None and within > rules.deadline else 0.0
     if policy.rank_by == "cheapest":
         return late, cost, candidate.latency
     if policy.rank_by == "fastest":

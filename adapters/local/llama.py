@@ -128,6 +128,7 @@ class _Worker:
             running=int(self._running is not None),
             waiting=waiting,
             full=waiting >= MOST_WAITING,
+            slots=1,
         )
 
     def close(self, wait: float) -> None:

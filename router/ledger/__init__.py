@@ -13,13 +13,14 @@ Budgets, learning, replay and reports all read it. It is one SQLite file, or the
     money       amounts and periods        rows      decisions as rows
     owners      who holds reservations     reading   queries
     schema      the file                   process   forks and the end of the interpreter
-    reports     what can be read
+    reports     what can be read           recent    what a router that starts learns from
 """
 
 from __future__ import annotations
 
 from router.ledger.ledger import Ledger
 from router.ledger.money import Refusal
+from router.ledger.recent import PastAttempt
 from router.ledger.rows import AttemptRow, CandidateRow, DecisionRow, Exchange
 
-__all__ = ["AttemptRow", "CandidateRow", "DecisionRow", "Exchange", "Ledger", "Refusal"]
+__all__ = ["AttemptRow", "CandidateRow", "DecisionRow", "Exchange", "Ledger", "PastAttempt", "Refusal"]

@@ -20,7 +20,16 @@ from router.ledger.books import Books, Snapshot
 from router.ledger.money import Refusal, clean, hour_of, to_units, to_usd
 from router.ledger.operations import Reserve, Settle, Visit
 from router.ledger.owners import Owner, reap, release
-from router.ledger.rows import Exchange, Feedback, attempt_money, attempt_rows, decision_row, text_row
+from router.ledger.rows import (
+    INSERT_ATTEMPT,
+    INSERT_DECISION,
+    Exchange,
+    Feedback,
+    attempt_money,
+    attempt_rows,
+    decision_row,
+    text_row,
+)
 
 if TYPE_CHECKING:
     from router.config import Budget
@@ -39,8 +48,6 @@ STRETCH = 32
 #: Decisions kept in memory when there is no file.
 MOST_IN_MEMORY = 10_000
 
-_INSERT_DECISION = "INSERT OR REPLACE INTO decisions VALUES (" + "?, " * 18 + "?)"
-_INSERT_ATTEMPT = "INSERT OR REPLACE INTO attempts VALUES (" + "?, " * 12 + "?)"
 _INSERT_TEXT = "INSERT OR REPLACE INTO texts VALUES (?, ?, ?)"
 _INSERT_FEEDBACK = "INSERT INTO feedback (decision_id, score, at) VALUES (?, ?, ?)"
 _FAILURES = (sqlite3.Error, ConfigurationError)
@@ -252,8 +259,8 @@ class Clerk:
                 texts.append(text_row(last, exchange))
             self._spend(books, decision)
         for statement, rows in (
-            (_INSERT_DECISION, decisions),
-            (_INSERT_ATTEMPT, attempts),
+            (INSERT_DECISION, decisions),
+            (INSERT_ATTEMPT, attempts),
             (_INSERT_TEXT, texts),
             (_INSERT_FEEDBACK, scores),
         ):

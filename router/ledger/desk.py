@@ -58,6 +58,12 @@ class Desk:
         """The writer, unless there is none in this process yet."""
         return self._writer if self.generation == PROCESS.generation else None
 
+    @property
+    def begun(self) -> bool:
+        """Whether this process ever gave its writer anything; if not, there is nothing to wait for."""
+        writer = self.known_writer()
+        return writer is not None and writer.begun
+
     def drop(self, rows: int) -> None:
         """Counts rows that were not written."""
         with self._lock:

@@ -38,8 +38,8 @@ class Ledger(Reports):
     """The durable record of decisions and outcomes, and the books of the budgets.
 
     Used from any thread and any event loop. Nothing here does I/O on the caller's thread but the
-    constructor and what reads (`decisions`, `spent`, `totals`), `flush` and `close`; an event loop calls
-    those on another thread.
+    constructor and what reads (`decisions`, `spent`, `totals`, `recent`), `flush` and `close`; an event loop
+    calls those on another thread.
 
     In a process that was forked it goes on with a connection of its own; what the parent had queued, the
     parent writes. A ledger in memory is per process: the child's begins empty.

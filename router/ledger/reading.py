@@ -99,7 +99,7 @@ def page(connection: sqlite3.Connection, after: int, since: float | None) -> lis
     rows = connection.execute(
         "SELECT n, id, at, task, session, language, tags, model, reason, notes, prompt_tokens, "
         "expected_output_tokens, max_output_tokens, needs, sensitivity, stream, ranking, ranking_more, cost, "
-        "(SELECT score FROM feedback WHERE decision_id = id ORDER BY feedback.n DESC LIMIT 1), "
+        "choices, (SELECT score FROM feedback WHERE decision_id = id ORDER BY feedback.n DESC LIMIT 1), "
         "messages, answer FROM decisions LEFT JOIN texts ON texts.decision = n "
         "WHERE n > ? AND at >= ? ORDER BY n LIMIT ?",
         (after, -_FOREVER if since is None else since, PAGE),
@@ -114,10 +114,12 @@ def _attempts(connection: sqlite3.Connection, first: int, last: int) -> dict[int
     found: dict[int, list[AttemptRow]] = {}
     for row in connection.execute(
         "SELECT decision, model, outcome, ttft, duration, prompt_tokens, completion_tokens, cached_tokens, "
-        "cost, cost_source, error, hedge FROM attempts WHERE decision BETWEEN ? AND ? ORDER BY decision, n",
+        "cost, cost_source, error, hedge, waited, outstanding "
+        "FROM attempts WHERE decision BETWEEN ? AND ? ORDER BY decision, n",
         (first, last),
     ):
-        n, model, outcome, ttft, duration, prompt, completion, cached, cost, cost_source, error, hedge = row
+        n, model, outcome, ttft, duration, prompt, completion, cached, cost, cost_source, error = row[:11]
+        hedge, waited, outstanding = row[11:]
         found.setdefault(n, []).append(
             AttemptRow(
                 model=model,
@@ -131,6 +133,8 @@ def _attempts(connection: sqlite3.Connection, first: int, last: int) -> dict[int
                 cost_source=cost_source,
                 error=error,
                 hedge=bool(hedge),
+                waited=waited,
+                outstanding=outstanding,
             )
         )
     return found
@@ -139,7 +143,7 @@ def _attempts(connection: sqlite3.Connection, first: int, last: int) -> dict[int
 def _decision(row: tuple[Any, ...], attempts: tuple[AttemptRow, ...]) -> DecisionRow:
     _, id_, at, task, session, language, tags, model, reason, notes = row[:10]
     prompt_tokens, expected, most, needs, sensitivity, stream, ranking, more, cost = row[10:19]
-    score, messages, answer = row[19:]
+    choices, score, messages, answer = row[19:]
     return DecisionRow(
         id=id_,
         at=at,
@@ -156,6 +160,7 @@ def _decision(row: tuple[Any, ...], attempts: tuple[AttemptRow, ...]) -> Decisio
         needs=frozenset(json.loads(needs)),
         sensitivity=sensitivity,
         stream=bool(stream),
+        choices=choices,
         ranking=tuple(CandidateRow(*candidate) for candidate in json.loads(ranking)),
         ranking_more=more,
         cost=to_decimal(cost),

@@ -6,6 +6,7 @@ It waits for what was queued before it, so that everybody reads what they wrote;
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
 
     from router.ledger.operations import Operation
     from router.ledger.reading import GroupBy, Total
+    from router.ledger.recent import PastAttempt
 
 __all__ = ["Reports"]
 
+_log = logging.getLogger("router.ledger")
 _T = TypeVar("_T")
 #: Seconds that reading waits for what was queued before it.
 READ_WAITS = 10.0
@@ -34,12 +37,16 @@ class Reports:
 
     In a file, by a connection that lives as long as the query; in memory, on the writer's thread.
 
+    Attributes:
+        unread: Why the last `recent` could not read the file; None if it could.
+
     Raises:
-        RouterClosedError: if a ledger in memory is closed.
-        TimeoutError: if the writer's thread is kept busy for more than ten seconds.
-        sqlite3.Error: if the file cannot be read.
+        RouterClosedError: if a ledger in memory is closed (not by `recent`).
+        TimeoutError: if the writer's thread is kept busy for more than ten seconds (not by `recent`).
+        sqlite3.Error: if the file cannot be read (not by `recent`).
     """
 
+    unread: str | None = None
     _desk: Desk
     _path: Path | None
 
@@ -83,13 +90,39 @@ class Reports:
             if len(found) < reading.PAGE:
                 return
 
+    def recent(self, most: int = 2000, *, since: float | None = None) -> tuple[PastAttempt, ...]:
+        """The newest attempts that are over, oldest first: what a router that starts can learn from.
+
+        Attempts that a limit or a budget refused are left out, and so are cancelled ones of unknown length.
+        Takes a few milliseconds, however large the file is: beyond `most`, some 20,000 attempts are looked
+        at, and no older ones. Starts no thread; a ledger in memory that was never used stays untouched.
+
+        Never fails, since a router must start without a past, too: a file that is damaged, locked or gone
+        gives an empty tuple, `unread` tells why, and so does a warning in the log `router.ledger`.
+
+        Args:
+            most: How many at most.
+            since: Only attempts of decisions made at this Unix time (s) or later.
+        """
+        from router.ledger.recent import recent
+
+        self.unread = None
+        if self._path is None and not self._desk.begun:
+            return ()
+        try:
+            return self._read(lambda connection: recent(connection, most, since))
+        except _unreadable() as error:
+            self.unread = f"{type(error).__name__}: {error}"
+            _log.warning("the ledger's past cannot be read, nothing is learned from it: %s", self.unread)
+            return ()
+
     def _read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Runs a query: on a connection of its own, or in memory on the writer's thread."""
         if self._path is None:
             return cast("_T", self._visit(work, READ_WAITS))
         from router.ledger.schema import open_reader
 
-        if not self._desk.closed:
+        if self._desk.begun and not self._desk.closed:
             self._visit(None, READ_WAITS)
         with PROCESS.using:
             connection = open_reader(self._path)
@@ -115,3 +148,12 @@ class Reports:
             turn_away(operation)
         else:
             self._desk.writer().submit(operation)
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What reading fails with when the file, and not the caller, is at fault."""
+    import sqlite3
+
+    from router.errors import ConfigurationError, RouterClosedError
+
+    return sqlite3.Error, OSError, TimeoutError, ConfigurationError, RouterClosedError

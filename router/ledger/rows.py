@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from router.request import JSONObject
 
 __all__ = [
+    "INSERT_ATTEMPT",
+    "INSERT_DECISION",
     "AttemptRow",
     "CandidateRow",
     "DecisionRow",
@@ -37,6 +39,26 @@ MOST_CANDIDATES = 32
 MOST_ERROR = 300
 #: Error codes are words; a "code" with other characters in it could be anything.
 _CODE = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+
+_DECISION = (
+    "n, id, at, task, session, language, tags, model, reason, notes, prompt_tokens, expected_output_tokens, "
+    "max_output_tokens, needs, sensitivity, stream, ranking, ranking_more, cost, choices"
+)
+_ATTEMPT = (
+    "decision, n, model, outcome, ttft, duration, prompt_tokens, completion_tokens, cached_tokens, "
+    "cost, cost_source, error, hedge, waited, outstanding"
+)
+
+
+def _insert(table: str, columns: str) -> str:
+    """By name: a newer process may add columns to a file that this one goes on writing to."""
+    places = ", ".join("?" for _ in columns.split(","))
+    return f"INSERT OR REPLACE INTO {table} ({columns}) VALUES ({places})"  # noqa: S608 - names of ours
+
+
+#: Take what `decision_row` and `attempt_rows` give.
+INSERT_DECISION = _insert("decisions", _DECISION)
+INSERT_ATTEMPT = _insert("attempts", _ATTEMPT)
 
 _json = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -90,6 +112,8 @@ class AttemptRow:
     cost_source: str | None
     error: str | None
     hedge: bool
+    waited: float | None
+    outstanding: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +144,7 @@ class DecisionRow:
     needs: frozenset[str]
     sensitivity: str
     stream: bool
+    choices: int
     ranking: tuple[CandidateRow, ...]
     ranking_more: int
     cost: Decimal | None
@@ -129,7 +154,7 @@ class DecisionRow:
 
 
 def decision_row(n: int, decision: Decision) -> tuple[object, ...]:
-    """The columns of `decisions`, in the order of the table."""
+    """What `INSERT_DECISION` takes."""
     features = decision.features
     ranking, more = decision.leading(MOST_CANDIDATES)
     tags, notes, needs = decision.tags, decision.notes, features.needs
@@ -153,11 +178,12 @@ def decision_row(n: int, decision: Decision) -> tuple[object, ...]:
         _json([_candidate(candidate) for candidate in ranking]),
         more,
         _money(decision.cost),
+        features.choices,
     )
 
 
 def attempt_rows(n: int, decision: Decision) -> list[tuple[object, ...]]:
-    """The columns of `attempts`, in the order of the table."""
+    """What `INSERT_ATTEMPT` takes, for each attempt."""
     private = decision.features.sensitivity == "private"
     return [
         (
@@ -174,6 +200,8 @@ def attempt_rows(n: int, decision: Decision) -> list[tuple[object, ...]]:
             attempt.cost_source,
             _error(attempt.error, private=private) if attempt.error is not None else None,
             attempt.hedge,
+            attempt.waited,
+            attempt.outstanding,
         )
         for place, attempt in enumerate(decision.attempts)
     ]

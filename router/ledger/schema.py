@@ -78,8 +78,15 @@ CREATE TABLE owners (
 # are only set, never deleted while they are young, and each change takes the next seq: whoever has seen
 # seq s reads what changed since with one short range scan.
 
+# What predictions learn from. Adding a column rewrites no row, however large the file is.
+_WAITS = """
+ALTER TABLE attempts ADD COLUMN waited REAL;
+ALTER TABLE attempts ADD COLUMN outstanding INTEGER;
+ALTER TABLE decisions ADD COLUMN choices INTEGER NOT NULL DEFAULT 1;
+"""
+
 #: The scripts that lead from version i to version i + 1; `user_version` says how many were run.
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
+MIGRATIONS: tuple[str, ...] = (_FIRST, _WAITS)
 
 
 def open_file(path: Path) -> sqlite3.Connection:
@@ -112,12 +119,12 @@ def open_memory() -> sqlite3.Connection:
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """A connection that can only read.
+    """A connection that can only read, and does not put an empty file where ours was taken away.
 
     Raises:
         sqlite3.Error: if the file cannot be opened.
     """
-    connection = _connect(path.absolute())
+    connection = _connect(f"{path.absolute().as_uri()}?mode=rw")
     connection.execute("PRAGMA query_only=ON")
     return connection
 
@@ -125,7 +132,13 @@ def open_reader(path: Path) -> sqlite3.Connection:
 def _connect(where: Path | str) -> sqlite3.Connection:
     # Transactions are begun by hand (isolation_level None). The connection may be opened on one thread and
     # belong to another one afterwards, but is never used by two.
-    return sqlite3.connect(where, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+    return sqlite3.connect(
+        where,
+        timeout=BUSY_TIMEOUT,
+        isolation_level=None,
+        check_same_thread=False,
+        uri=isinstance(where, str),
+    )
 
 
 def _create(path: Path) -> None:
@@ -142,12 +155,7 @@ def _create(path: Path) -> None:
 
 
 def _set_up(connection: sqlite3.Connection, path: Path) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(MIGRATIONS):
-        raise _unusable(
-            path,
-            f"it was written by a newer version of this library ({version} > {len(MIGRATIONS)})",
-        )
+    version = _version(connection, path)
     mark = connection.execute("PRAGMA application_id").fetchone()[0]
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if mark != APPLICATION_ID and tables:
@@ -156,10 +164,22 @@ def _set_up(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA synchronous=NORMAL")
     if version < len(MIGRATIONS):
         _migrate(connection)
+        _version(connection, path)  # a newer process may have been here first
     # Proves that the file can be written: SQLite opens a read-only one without a word.
     connection.execute("BEGIN IMMEDIATE")
     connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
     connection.execute("COMMIT")
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    """How many of the scripts were run on the file; a file that knows more of them is refused."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(MIGRATIONS):
+        raise _unusable(
+            path,
+            f"it was written by a newer version of this library ({version} > {len(MIGRATIONS)})",
+        )
+    return version
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:

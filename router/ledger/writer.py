@@ -87,6 +87,11 @@ class Writer:
         """What the budgets had left after the last transaction."""
         return self._clerk.snapshot
 
+    @property
+    def begun(self) -> bool:
+        """Whether it was ever given anything, and so has its thread."""
+        return self._thread is not None
+
     def submit(self, operation: Operation) -> None:
         """Queues an operation; it is answered for certain."""
         self._operations.append(operation)

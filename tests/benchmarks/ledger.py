@@ -19,7 +19,7 @@ from pathlib import Path
 from router.config import Budget
 from router.decision import Attempt, Candidate, Decision, Features
 from router.ledger import Ledger
-from router.ledger.rows import attempt_rows, decision_row
+from router.ledger.rows import INSERT_ATTEMPT, INSERT_DECISION, attempt_rows, decision_row
 from router.ledger.schema import open_file
 
 ROUNDS = 7
@@ -101,8 +101,8 @@ def inserted(path: Path) -> float:
     for start in range(0, DECISIONS, 256):
         connection.execute("BEGIN IMMEDIATE")
         for columns, attempts in rows[start : start + 256]:
-            connection.execute(f"INSERT OR REPLACE INTO decisions VALUES ({','.join('?' * 19)})", columns)
-            connection.executemany(f"INSERT OR REPLACE INTO attempts VALUES ({','.join('?' * 13)})", attempts)
+            connection.execute(INSERT_DECISION, columns)
+            connection.executemany(INSERT_ATTEMPT, attempts)
         connection.execute("COMMIT")
     spent = time.process_time() - begin
     connection.close()

@@ -27,7 +27,15 @@ def ledger(path: Path | None) -> Iterator[Ledger]:
 
 
 def test_a_decision_comes_back_as_it_was(ledger: Ledger) -> None:
-    failed = attempt("b", None, ModelConnectionError("refused", model="b"), ttft=None, hedge=True)
+    failed = attempt(
+        "b",
+        None,
+        ModelConnectionError("refused", model="b"),
+        ttft=None,
+        hedge=True,
+        waited=0.25,
+        outstanding=2,
+    )
     ledger.record(
         decision(
             "x",
@@ -41,6 +49,7 @@ def test_a_decision_comes_back_as_it_was(ledger: Ledger) -> None:
                 "needs": frozenset({"tools", "seed"}),
                 "max_output_tokens": 99,
                 "stream": True,
+                "choices": 4,
             },
             notes=("relaxed: max_latency",),
             tags={"tenant": "ü"},
@@ -52,15 +61,19 @@ def test_a_decision_comes_back_as_it_was(ledger: Ledger) -> None:
     assert (row.task, row.session, row.language) == ("support", "s", "ja")
     assert (row.prompt_tokens, row.expected_output_tokens, row.max_output_tokens) == (10, 20.5, 99)
     assert row.needs == {"tools", "seed"}
-    assert row.stream is True
+    assert (row.stream, row.choices) == (True, 4)
     assert row.notes == ("relaxed: max_latency",)
     assert row.tags == {"tenant": "ü"}
     assert row.cost == Decimal("0.00000000012")
     assert row.ranking[1] == CandidateRow("b", None, 0.2, 0.3, 0.4, -0.1, "price: unknown")
     assert row.attempts[0] == AttemptRow(
-        "b", "failed", None, 0.5, 11, 7, 3, None, "usage", "ModelConnectionError: refused", hedge=True
+        *("b", "failed", None, 0.5, 11, 7, 3, None, "usage", "ModelConnectionError: refused"),
+        hedge=True,
+        waited=0.25,
+        outstanding=2,
     )
     assert row.attempts[1].cost == Decimal("0.00000000012")
+    assert (row.attempts[1].waited, row.attempts[1].outstanding) == (None, None)
     assert (row.score, row.exchange) == (None, None)
 
 

@@ -1,0 +1,335 @@
+"""How fast one model is, learned from its answers.
+
+    seconds = base + per_in × prompt tokens (not cached) + per_out × output tokens
+
+A stream tells the first two terms and the third apart; an answer in one piece tells only their sum, which a
+regression takes apart. It is least squares with exponential forgetting on relative errors, since slow answers
+scatter more than fast ones, held where the answers so far say nothing by a weak pull towards the profile.
+Recursive least squares: S. Haykin, "Adaptive Filter Theory", chapter on RLS.
+
+How far an answer is from its prediction is learned beside it, and the tail is corrected so that the 95 %
+quantile is exceeded by 5 % of the answers whatever their distribution and however it drifts (I. Gibbs and E.
+Candès, "Adaptive Conformal Inference Under Distribution Shift", 2021).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from router.profile import Speed
+
+__all__ = ["LONGEST", "Observed", "Pace"]
+
+#: What an answer's weight is multiplied by with each later one. Some 25 answers count: with a scatter of 30 %
+#: and a mean that doubles within 500 answers, error by age and error by scatter are then about equal.
+MEMORY = 0.96
+#: Seconds in which the weight of what was seen of a host falls to 1/e; a file on this machine stays as it is.
+LIFETIME = 7200.0
+#: After so many seconds without an answer, a host is slowly taken to be what it was in the long run; FADING
+#: later 1/e of what was seen lately is left.
+STALE_AFTER, FADING = 300.0, 3600.0
+#: What was seen in the long run fades, too, within days, and the profile is left.
+LONG_MEMORY, LONG_LIFETIME = 0.99, 86_400.0
+#: The standard deviation of log(seconds) before anything was measured; e^(1.64 × 0.25) is 1.5. A profile is
+#: taken at its word: if a wide doubt counted against a constraint, nobody would ever try a model.
+PRIOR_SPREAD = 0.25
+#: How wrong a profile may be, as a standard deviation of a logarithm: a factor of two. For exploration.
+PRIOR_DOUBT = 0.7
+#: No backend is steadier than this.
+LEAST_SPREAD = 0.02
+#: The pull towards the profile, in answers: at first, how fast it fades, what stays.
+PULL, PULL_FADE, LEAST_PULL = 1.0, 0.9, 0.25
+#: Answers that are not judged, since they show how wrong the profile was and not how steady the model is.
+UNJUDGED = 3
+#: The share of answers that may exceed the quantile, and how fast its correction moves.
+MISSES, CORRECTION = 0.05, 0.04
+Z95 = 1.6448536269514722
+#: A recent mean error of so many standard deviations is a change and no chance: the past is worth little.
+CHANGE, CHANGE_WEIGHT, PAST_WORTH = 1.7, 0.3, 0.2
+#: One answer counts as so many times slower or faster than predicted at most, or as three spreads.
+MOST_SURPRISE = 3.0
+#: The least weight of one answer in a spread.
+LEAST_WEIGHT = 0.04
+#: Seconds that a measured time is taken for at least and at most.
+SHORTEST, LONGEST = 1e-6, 1e6
+#: The request by which two speeds are compared.
+TYPICAL_IN, TYPICAL_OUT = 500.0, 150.0
+#: Output tokens below which a decoding time tells little: the first chunks hold several.
+FEW_TOKENS = 8.0
+
+
+class Observed(NamedTuple):
+    """What one answer showed; times without loading and queue, and as if nothing else had been under way.
+
+    Attributes:
+        tokens_in: Prompt tokens that were computed.
+        tokens_out: Output tokens.
+        ttft: Seconds to the first token; None if the answer came in one piece.
+        total: Seconds to its end.
+    """
+
+    tokens_in: float
+    tokens_out: float
+    ttft: float | None
+    total: float
+
+
+class Pace:
+    """The speed of one model.
+
+    Attributes:
+        base: Seconds to the first token of an empty prompt.
+        per_in: Seconds per prompt token.
+        per_out: Seconds per output token.
+        count: Answers seen.
+        weight: Answers seen, forgotten ones left out.
+        tail: What the normal quantile of a whole answer's time is multiplied by.
+        first_tail: The same of the first token.
+        at: When the last answer was seen, in seconds on the caller's clock.
+    """
+
+    __slots__ = (
+        "_error", "_first_variance", "_long", "_long_weight", "_prior", "_scale", "_settled", "_steady",
+        "_sums", "_targets", "_trend", "_variance", "at", "base", "count", "first_tail", "per_in", "per_out",
+        "tail", "weight",
+    )  # fmt: skip
+
+    def __init__(self, prior: Speed, *, steady: bool) -> None:
+        """Starts at a profile. `steady`: the speed is this machine's, and does not fade with time."""
+        self._prior = (
+            max(prior.ttft, SHORTEST),
+            1.0 / max(prior.prefill, 1e-6),
+            1.0 / max(prior.decode, 1e-6),
+        )
+        self._steady = steady
+        self.base, self.per_in, self.per_out = self._prior
+        self._sums = [0.0] * 6  # of products of the columns: 11 12 13 22 23 33
+        self._targets = [0.0] * 3
+        self._scale = [0.0] * 4  # observed ÷ profile: sum and weight to the first token, and after it
+        self._long = self._long_weight = 0.0
+        self._variance = self._first_variance = PRIOR_SPREAD**2
+        self._error = self._trend = 0.0
+        self.tail = self.first_tail = 1.0
+        self.count = 0
+        self._settled = 0
+        self.weight = 0.0
+        self.at = -math.inf
+
+    def first(self, tokens_in: float) -> float:
+        """Predicted seconds to the first token."""
+        return self.base + tokens_in * self.per_in
+
+    def spread(self) -> float:
+        """The standard deviation of log(seconds) of answers whose length is known."""
+        return max(math.sqrt(self._variance * (1.0 + 1.0 / (self.weight + 3.0))), LEAST_SPREAD)
+
+    def first_spread(self) -> float:
+        """The standard deviation of log(seconds to the first token)."""
+        return max(math.sqrt(self._first_variance * (1.0 + 1.0 / (self.weight + 3.0))), LEAST_SPREAD)
+
+    def doubt(self, now: float) -> float:
+        """How uncertain the mean itself is: the standard deviation of its logarithm."""
+        seen = self.weight * self._kept(now)
+        return PRIOR_DOUBT / math.sqrt(1.0 + seen * PRIOR_DOUBT**2 / max(self._variance, LEAST_SPREAD**2))
+
+    def learn(self, seen: Observed, now: float) -> None:
+        """Takes one answer in."""
+        age = max(now - self.at, 0.0) if self.count else 0.0
+        first, rest = self.first(seen.tokens_in), seen.tokens_out * self.per_out
+        total = _seconds(seen.total)
+        error = math.log(total / _seconds(first + rest))
+        self._judge(seen, first, error)
+        self._forget(MEMORY if self._steady else MEMORY * math.exp(-age / LIFETIME))
+        bound = max(MOST_SURPRISE, math.exp(3.0 * self.spread()))
+        if seen.ttft is None:
+            self._take_sum(seen, _within(total, first + rest, bound))
+        else:
+            ttft = min(_seconds(seen.ttft), total)
+            self._take_first(seen, _within(ttft, first, bound))
+            if seen.tokens_out >= 1.0:
+                self._take_rest(seen, _within(total - ttft, rest, bound))
+        self._remember_long(seen, total, age)
+        self.weight += 1.0
+        self.count += 1
+        self._settled += 1
+        self.at = max(now, self.at) if self.count > 1 else now
+        self._solve(now)
+
+    def correct(self, total: float, allowed: float, ttft: float | None, first_allowed: float) -> None:
+        """Moves the tails: times that were observed, beside the 95 % quantiles predicted for them."""
+        if self._settled < UNJUDGED:
+            return
+        self.tail = _corrected(self.tail, missed=total > allowed)
+        if ttft is not None:
+            self.first_tail = _corrected(self.first_tail, missed=ttft > first_allowed)
+
+    def _judge(self, seen: Observed, first: float, error: float) -> None:
+        """Learns the spread, and notices a change."""
+        if self._settled < UNJUDGED:
+            return
+        weight = max(1.0 / (self._settled - UNJUDGED + 3.0), LEAST_WEIGHT)
+        bound = max(4.0 * math.sqrt(self._variance), 1.0)
+        error = min(max(error, -bound), bound)
+        off = error - self._error
+        self._trend += CHANGE_WEIGHT * (error / self.spread() - self._trend)
+        self._error += weight * off
+        self._variance += weight * (off * off * (1.0 - weight) - self._variance)
+        if seen.ttft is not None:
+            off = math.log(_seconds(seen.ttft) / _seconds(first))
+            off = min(max(off, -bound), bound)
+            self._first_variance += weight * (off * off - self._first_variance)
+        else:
+            self._first_variance += weight * (self._variance - self._first_variance)
+        if abs(self._trend) > CHANGE:
+            self._forget(PAST_WORTH)
+            self._trend, self._error, self._settled = 0.0, 0.0, 0
+
+    def _forget(self, kept: float) -> None:
+        self._sums = [kept * value for value in self._sums]
+        self._targets = [kept * value for value in self._targets]
+        self._scale = [kept * value for value in self._scale]
+        self.weight *= kept
+
+    def _take_sum(self, seen: Observed, total: float) -> None:
+        base, per_in, per_out = self._prior
+        size = (self.first(seen.tokens_in) + seen.tokens_out * self.per_out) / self._whole_scale()
+        self._row((1.0 / size, seen.tokens_in / size, seen.tokens_out / size), total / size, 1.0)
+        ratio = total / (base + seen.tokens_in * per_in + seen.tokens_out * per_out)
+        self._scale[0] += ratio
+        self._scale[1] += 1.0
+        self._scale[2] += ratio
+        self._scale[3] += 1.0
+
+    def _take_first(self, seen: Observed, ttft: float) -> None:
+        base, per_in, _ = self._prior
+        scale = (self.base + TYPICAL_IN * self.per_in) / (base + TYPICAL_IN * per_in)
+        size = max(self.first(seen.tokens_in) / scale, SHORTEST)
+        self._row((1.0 / size, seen.tokens_in / size, 0.0), ttft / size, 1.0)
+        self._scale[0] += ttft / (base + seen.tokens_in * per_in)
+        self._scale[1] += 1.0
+
+    def _take_rest(self, seen: Observed, rest: float) -> None:
+        per_out = self._prior[2]
+        weight = seen.tokens_out / (seen.tokens_out + FEW_TOKENS)
+        ratio = rest / (seen.tokens_out * per_out)
+        self._row((0.0, 0.0, 1.0 / per_out), ratio, weight)
+        self._scale[2] += ratio * weight
+        self._scale[3] += weight
+
+    def _whole_scale(self) -> float:
+        base, per_in, per_out = self._prior
+        now = self.base + TYPICAL_IN * self.per_in + TYPICAL_OUT * self.per_out
+        return max(now / (base + TYPICAL_IN * per_in + TYPICAL_OUT * per_out), 1e-9)
+
+    def _row(self, x: tuple[float, float, float], target: float, weight: float) -> None:
+        sums, targets = self._sums, self._targets
+        one, two, three = x
+        sums[0] += weight * one * one
+        sums[1] += weight * one * two
+        sums[2] += weight * one * three
+        sums[3] += weight * two * two
+        sums[4] += weight * two * three
+        sums[5] += weight * three * three
+        targets[0] += weight * one * target
+        targets[1] += weight * two * target
+        targets[2] += weight * three * target
+
+    def _remember_long(self, seen: Observed, total: float, age: float) -> None:
+        base, per_in, per_out = self._prior
+        ratio = total / (base + seen.tokens_in * per_in + seen.tokens_out * per_out)
+        keep = LONG_MEMORY if self._steady else LONG_MEMORY * math.exp(-age / LONG_LIFETIME)
+        self._long_weight = keep * self._long_weight + 1.0
+        self._long += (math.log(_seconds(ratio)) - self._long) / self._long_weight
+
+    def _kept(self, now: float) -> float:
+        """What share of what was seen lately still counts."""
+        if self._steady or not self.count:
+            return 1.0
+        return math.exp(-max(now - self.at - STALE_AFTER, 0.0) / FADING)
+
+    def refresh(self, now: float) -> bool:
+        """Lets a model that was not asked for long drift back to the long run, and then to its profile.
+
+        Returns:
+            Whether anything changed.
+        """
+        if self._steady or not self.count or now - self.at < STALE_AFTER:
+            return False
+        self._solve(now)
+        return True
+
+    def _solve(self, now: float) -> None:
+        """The speed that fits best what was seen, and the profile where nothing was."""
+        kept = self._kept(now)
+        long = self._long
+        if not self._steady:
+            long *= math.exp(-max(now - self.at, 0.0) / LONG_LIFETIME)
+        long = math.exp(long * self._long_weight / (self._long_weight + 1.0))
+        faded = 0.5 * PULL_FADE**self.count
+        scale = self._scale
+        first = (scale[0] + faded * long) / (scale[1] + faded) if scale[1] else long
+        after = (scale[2] + faded * long) / (scale[3] + faded) if scale[3] else first
+        pull = max(PULL * PULL_FADE**self.count, LEAST_PULL) + 1e-9
+        solved = self._fit((first, after), pull)
+        if kept < 1.0:
+            trust = self.weight * kept / (self.weight * kept + 1.0 - kept)
+            back = tuple(value * long for value in self._prior)
+            solved = tuple(
+                math.exp(trust * math.log(max(new, 1e-12)) + (1.0 - trust) * math.log(max(old, 1e-12)))
+                for new, old in zip(solved, back, strict=True)
+            )
+        self.base, self.per_in, self.per_out = (min(max(value, 1e-12), LONGEST) for value in solved)
+
+    def _fit(self, scales: tuple[float, float], pull: float) -> tuple[float, ...]:
+        base, per_in, per_out = self._prior
+        # How well the profile knows each term; of a small term of the sum it knows little.
+        share = (base, per_in + 0.2 * base / TYPICAL_IN, per_out)
+        wanted = (base * scales[0], per_in * scales[0], per_out * scales[1])
+        one, two, three, four, five, six = self._sums
+        matrix = [[one, two, three], [two, four, five], [three, five, six]]
+        targets = list(self._targets)
+        for row in range(3):
+            weight = pull / (share[row] * share[row])
+            matrix[row][row] += weight
+            targets[row] += weight * wanted[row]
+        free = [0, 1, 2]
+        while True:
+            found = _solved(matrix, targets, free)
+            negative = [place for place, value in zip(free, found, strict=True) if value < 0.0]
+            if not negative:
+                break
+            free = [place for place in free if place not in negative]
+        speeds = [0.0, 0.0, 0.0]
+        for place, value in zip(free, found, strict=True):
+            speeds[place] = value
+        return tuple(speeds)
+
+
+def _solved(matrix: list[list[float]], targets: list[float], free: list[int]) -> list[float]:
+    """Solves the normal equations of the free terms. They are positive definite, so never singular."""
+    rows = [[matrix[row][column] for column in free] + [targets[row]] for row in free]
+    for place, pivot in enumerate(rows):
+        for other in rows[place + 1 :]:
+            factor = other[place] / pivot[place]
+            for column in range(place, len(pivot)):
+                other[column] -= factor * pivot[column]
+    found = [0.0] * len(rows)
+    for place in range(len(rows) - 1, -1, -1):
+        rest = sum(rows[place][column] * found[column] for column in range(place + 1, len(rows)))
+        found[place] = (rows[place][-1] - rest) / rows[place][place]
+    return found
+
+
+def _corrected(tail: float, *, missed: bool) -> float:
+    step = CORRECTION * ((1.0 if missed else 0.0) - MISSES) / Z95
+    return min(max(tail + step, 0.3), 4.0)
+
+
+def _seconds(time: float) -> float:
+    return min(max(time, SHORTEST), LONGEST)
+
+
+def _within(value: float, expected: float, factor: float) -> float:
+    """A value, not further from what was expected than by a factor."""
+    return min(max(value, expected / factor), expected * factor)
