@@ -32,6 +32,7 @@ from router.ledger import Exchange, Ledger
 from router.limits import Limiter
 from router.models import Model
 from router.prefixes import PrefixMemory
+from router.remembering import remember
 from router.routing import Routing
 from router.traffic import Traffic
 
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from router.testing.clock import Clock
 
 __all__ = ["Core"]
+
+#: Attempts of earlier runs that a router learns from when it starts: they take some 50 ms.
+MOST_REMEMBERED = 1000
 
 
 @dataclass(slots=True)
@@ -79,6 +83,8 @@ class Core:
         self.prefixes = PrefixMemory(self._cached_share)
         self.random = random.Random()  # noqa: S311 - exploration is no secret
         self.ledger = Ledger(config.ledger, config.budget, keep_text=config.keep_text, wall=self.wall)
+        if config.ledger is not None:
+            remember(self.fleet, self.ledger.recent(MOST_REMEMBERED), now=self.now(), wall=self.wall())
         for place, model in enumerate(self.fleet.models):
             if getattr(model, "preload", False):
                 self.fleet.adapter(place)

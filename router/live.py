@@ -18,9 +18,10 @@ from router.failures import judge
 from router.learning import Sample
 from router.limits import Limiter
 from router.traffic import Ticket
-from router.usage import CHARACTERS_PER_TOKEN, Usage, characters_of, read_usage
+from router.usage import CHARACTERS_PER_TOKEN, Usage, characters_of, judge_usage
 
 if TYPE_CHECKING:
+    from openai.types import CompletionUsage
     from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
     from router.core import Core
@@ -54,6 +55,7 @@ class LiveAttempt:
     ended_at: float | None = None
     outcome: Outcome = "running"
     error: ModelError | None = None
+    reported: CompletionUsage | None = None  # as the backend sent it last, unchecked
     usage: Usage | None = None
     usage_is_reported: bool = False
     characters: int = 0  # of the answer as far as it was handed on, for a backend that tells no usage
@@ -172,13 +174,24 @@ def book(core: Core, routing: Routing, attempt: LiveAttempt) -> None:
 
 def _take_usage(routing: Routing, attempt: LiveAttempt) -> None:
     """The backend's own usage if it makes sense; else ours, as far as anything was computed."""
+    found, profile = routing.estimate(attempt.place), routing.fleet.profiles[attempt.place]
     if attempt.completion is not None:
-        attempt.usage = read_usage(attempt.completion.usage)
-        attempt.usage_is_reported = attempt.usage is not None
+        attempt.reported = attempt.completion.usage
         attempt.characters = sum(characters_of(choice.message) for choice in attempt.completion.choices)
+    attempt.usage, absurd = judge_usage(
+        attempt.reported,
+        expected_prompt=found.tokens_in,
+        window=profile.context_window,
+        most_output=profile.max_output,
+        characters=attempt.characters,
+        choices=routing.features.choices,
+    )
+    attempt.usage_is_reported = attempt.usage is not None
+    if absurd is not None:
+        name = routing.fleet.names[attempt.place]
+        routing.notes = (*routing.notes, f"usage: {name} reported {absurd}: estimated instead")
     if attempt.usage is not None:
         return
-    found = routing.estimate(attempt.place)
     if attempt.characters:
         attempt.usage = Usage(round(found.tokens_in), math.ceil(attempt.characters / CHARACTERS_PER_TOKEN))
     elif attempt.outcome == "succeeded":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from router.background import BackgroundLoop, Pump
 from router.decision import Decision, Outcome
 from router.errors import DeadlineExceededError, ModelError, RouterClosedError, StreamInterruptedError
-from router.usage import characters_of, read_usage
+from router.usage import characters_of
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk
@@ -62,9 +62,7 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
         while True:
             chunk = self._buffer.popleft() if self._buffer else await self._read()
             if chunk.usage is not None:
-                usage = read_usage(chunk.usage)
-                if usage is not None:
-                    self._attempt.usage = usage
+                self._attempt.reported = chunk.usage
                 if not chunk.choices and not self._wants_usage:
                     continue
             for choice in chunk.choices:
@@ -146,8 +144,6 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
         attempt = self._attempt
         attempt.outcome = outcome
         attempt.ended_at = self._run.core.now()
-        if attempt.usage is not None:
-            attempt.usage_is_reported = True
         await self._run.finish(attempt, text="".join(self._text))
 
     async def aclose(self) -> None:

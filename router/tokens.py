@@ -8,17 +8,28 @@ usage they report, so what matters here is to be steady and cheap, not to be exa
 from __future__ import annotations
 
 import json
-import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from router.images import image_size
+from router.errors import shown
+from router.media import is_medium, media_tokens
 from router.request import JSONObject
 from router.vocabulary import encoding
 
-__all__ = ["TokenCount", "count_request", "count_text", "is_long", "warm"]
+__all__ = [
+    "PRIMING",
+    "TokenCount",
+    "count_front",
+    "count_messages",
+    "count_part",
+    "count_request",
+    "count_text",
+    "front_texts",
+    "is_long",
+    "warm",
+]
 
 #: "How to count tokens with tiktoken", OpenAI cookbook: 3 tokens open and close a message, 1 more announces
 #: a name, and 3 prime the answer. https://cookbook.openai.com/examples/how_to_count_tokens_with_tiktoken
@@ -31,18 +42,6 @@ PRIMING = 3
 TOOLS_FRAME = 12
 #: Assumption: what surrounds one tool call in an assistant's message.
 PER_TOOL_CALL = 4
-#: OpenAI's "Images and vision" guide: a low-detail image costs 85 tokens; a high-detail one is fitted into
-#: 2048 x 2048, then to a shorter side of 768, and costs 85 and 170 for each tile of 512 x 512.
-IMAGE_BASE = 85
-IMAGE_TILE = 170
-#: Assumption: an image of unknown size is one of 1024 x 1024 (four tiles).
-IMAGE_UNKNOWN = IMAGE_BASE + 4 * IMAGE_TILE
-#: OpenAI's "Audio" guide: 10 tokens for a second of speech. Assumption: 16 kB a second, 128 kbit/s.
-AUDIO_PER_SECOND = 10
-AUDIO_BYTES_PER_SECOND = 16_000
-#: Assumption: a page of a document is 1,500 tokens (half text, half picture) and 100 kB.
-FILE_PAGE = 1500
-FILE_PAGE_BYTES = 100_000
 
 #: Text is counted in pieces: tiktoken's regular expression gives up (it panics) at a million spaces, and
 #: pieces that were counted before are not counted again when their text grows at its end.
@@ -131,26 +130,45 @@ def count_request(
     Raises:
         RuntimeError: if the shipped vocabulary cannot be read.
     """
-    text, media, assumed = 0, 0, False
-    for message in messages:
-        for string in _strings(message):
-            text += count_text(string)
-        if "name" in message:
-            text += PER_NAME
-        calls = message.get("tool_calls")
-        if isinstance(calls, Sequence):
-            text += PER_TOOL_CALL * len(calls)
-        for part in _media(message):
-            tokens, known = _media_tokens(part)
-            media += tokens
-            assumed |= not known
+    counts = [_count_message(message) for message in messages]
     return TokenCount(
-        text=text,
-        frame=PER_MESSAGE * len(messages) + PRIMING,
-        tools=_tool_tokens(tools, response_format),
-        media=media,
-        assumed=assumed,
+        text=sum(text for text, _, _ in counts),
+        frame=PER_MESSAGE * len(counts) + PRIMING,
+        tools=count_front(front_texts(tools, response_format), tools),
+        media=sum(media for _, media, _ in counts),
+        assumed=any(assumed for _, _, assumed in counts),
     )
+
+
+def count_messages(messages: Sequence[JSONObject]) -> list[int]:
+    """Prompt tokens of each message, its frame included.
+
+    With `count_front` and `PRIMING` they add up to what `count_request` says.
+
+    Raises:
+        RuntimeError: if the shipped vocabulary cannot be read.
+    """
+    return [PER_MESSAGE + text + media for text, media, _ in map(_count_message, messages)]
+
+
+def count_part(part: object) -> int:
+    """Prompt tokens of one part of a message's content, as `count_messages` counts it."""
+    if isinstance(part, Mapping) and is_medium(part):
+        return media_tokens(part)[0]
+    return sum(map(count_text, _part_strings(part)))
+
+
+def front_texts(tools: Sequence[object] | None, response_format: object) -> list[str]:
+    """What stands in front of the messages, as text: tool definitions and the schema of the answer."""
+    texts = [_json(tool) for tool in tools or ()]
+    if isinstance(response_format, Mapping) and "json_schema" in response_format:
+        texts.append(_json(response_format["json_schema"]))
+    return texts
+
+
+def count_front(texts: Sequence[str], tools: Sequence[object] | None) -> int:
+    """Prompt tokens of the texts in front (`front_texts`), with what surrounds the tools if there are any."""
+    return (TOOLS_FRAME if tools else 0) + sum(map(count_text, texts))
 
 
 def is_long(messages: Sequence[JSONObject], tools: Sequence[object] | None = None) -> bool:
@@ -190,6 +208,24 @@ def _pieces(text: str) -> Iterator[str]:
         start = end
 
 
+def _count_message(message: JSONObject) -> tuple[int, int, bool]:
+    """Tokens of a message's texts and of its media, without its frame; whether some medium was assumed."""
+    text, media, assumed = 0, 0, False
+    for string in _strings(message):
+        text += count_text(string)
+    if "name" in message:
+        text += PER_NAME
+    calls = message.get("tool_calls")
+    if calls and isinstance(calls, Sequence):
+        text += PER_TOOL_CALL * len(calls)
+    content = message.get("content")
+    for part in () if content is None or isinstance(content, str) else _media(content):
+        tokens, known = media_tokens(part)
+        media += tokens
+        assumed |= not known
+    return text, media, assumed
+
+
 def _strings(message: JSONObject) -> Iterator[str]:
     """The texts of a message that the model reads."""
     for key, value in message.items():
@@ -206,7 +242,7 @@ def _strings(message: JSONObject) -> Iterator[str]:
 def _part_strings(part: object) -> Iterator[str]:
     if not isinstance(part, Mapping):
         return
-    if part.get("type") in _MEDIA:
+    if is_medium(part):
         return
     text = part.get("text", part.get("refusal"))
     yield text if isinstance(text, str) else _json(part)
@@ -224,61 +260,16 @@ def _call_strings(calls: object) -> Iterator[str]:
             yield f"{call.get('name', '')}{call['arguments']}"
 
 
-def _media(message: JSONObject) -> Iterator[Mapping[str, object]]:
-    content = message.get("content")
-    if isinstance(content, Sequence) and not isinstance(content, str):
+def _media(content: object) -> Iterator[Mapping[str, object]]:
+    if isinstance(content, Sequence):
         for part in content:
-            if isinstance(part, Mapping) and part.get("type") in _MEDIA:
+            if isinstance(part, Mapping) and is_medium(part):
                 yield part
 
 
-def _media_tokens(part: Mapping[str, object]) -> tuple[int, bool]:
-    """Tokens of an image, a recording or a file, and whether its size was known."""
-    kind = str(part["type"])
-    body = part.get(kind)
-    fields: Mapping[str, object] = body if isinstance(body, Mapping) else {}
-    return _MEDIA[kind](fields)
-
-
-def _image_tokens(image: Mapping[str, object]) -> tuple[int, bool]:
-    url = image.get("url")
-    if image.get("detail") == "low":
-        return IMAGE_BASE, True
-    size = image_size(url) if isinstance(url, str) else None
-    if size is None:
-        return IMAGE_UNKNOWN, False
-    width, height = size
-    fit = min(1.0, 2048 / max(width, height))
-    fit *= min(1.0, 768 / (min(width, height) * fit))
-    tiles = math.ceil(width * fit / 512) * math.ceil(height * fit / 512)
-    return IMAGE_BASE + IMAGE_TILE * tiles, True
-
-
-def _audio_tokens(audio: Mapping[str, object]) -> tuple[int, bool]:
-    size = _decoded_bytes(audio.get("data"))
-    return math.ceil(AUDIO_PER_SECOND * size / AUDIO_BYTES_PER_SECOND), False
-
-
-def _file_tokens(file: Mapping[str, object]) -> tuple[int, bool]:
-    return FILE_PAGE * max(1, math.ceil(_decoded_bytes(file.get("file_data")) / FILE_PAGE_BYTES)), False
-
-
-_MEDIA = {"image_url": _image_tokens, "input_audio": _audio_tokens, "file": _file_tokens}
-
-
-def _decoded_bytes(data: object) -> int:
-    """About how many bytes a base64 text stands for."""
-    return len(data) * 3 // 4 if isinstance(data, str) else 0
-
-
-def _tool_tokens(tools: Sequence[object] | None, response_format: object) -> int:
-    tokens = 0
-    if tools:
-        tokens += TOOLS_FRAME + sum(count_text(_json(tool)) for tool in tools)
-    if isinstance(response_format, Mapping) and "json_schema" in response_format:
-        tokens += count_text(_json(response_format["json_schema"]))
-    return tokens
-
-
 def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    except (TypeError, ValueError, RecursionError):
+        # No JSON at all: a key that is no text, a list that holds itself. Whoever sends it will say so.
+        return shown(value, PIECE)
