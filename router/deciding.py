@@ -41,6 +41,8 @@ __all__ = ["choose", "decide", "explore", "rules_of", "situation_of"]
 KNOWN_AFTER = 20
 #: Exploring hopes for figures so many standard deviations better than they are believed to be.
 HOPE = 1.5
+#: Answers from which a model's speed is measured.
+MEASURED_AFTER = 3
 #: How wrong the forecast of a length may be before there was an answer: the standard deviation of its log.
 LENGTH_DOUBT = 0.7
 #: Candidates that exploration looks at.
@@ -288,7 +290,9 @@ def _most_promising(core: Core, routing: Routing, on_time: Sequence[int]) -> int
         found = routing.estimate(place)
         seen = outputs.seen.get(place, 0)
         terse = math.exp(-HOPE * LENGTH_DOUBT / math.sqrt(1.0 + seen))
-        fast = math.exp(-HOPE * fleet.learned.doubt(place, now))
+        # What a profile says of a speed is no measurement: until there are some, nothing is ruled out.
+        measured = fleet.learned.samples[place] >= MEASURED_AFTER
+        fast = math.exp(-HOPE * fleet.learned.doubt(place, now)) if measured else 0.0
         cost = found.cost if math.isfinite(found.cost) else 0.0
         answer = price_parts(fleet, place, features, found).get("answer USD", 0.0)
         best = found._replace(

@@ -55,7 +55,7 @@ class LiveAttempt:
     ended_at: float | None = None
     outcome: Outcome = "running"
     error: ModelError | None = None
-    reported: CompletionUsage | None = None  # as the backend sent it last, unchecked
+    reported: CompletionUsage | Usage | None = None  # as the backend sent it last, unchecked
     usage: Usage | None = None
     usage_is_reported: bool = False
     characters: int = 0  # of the answer as far as it was handed on, for a backend that tells no usage

@@ -49,7 +49,7 @@ class Usage:
 
 
 def judge_usage(
-    reported: CompletionUsage | None,
+    reported: CompletionUsage | Usage | None,
     *,
     expected_prompt: float,
     window: float | None,
@@ -98,7 +98,7 @@ def read_usage(reported: CompletionUsage | None) -> Usage | None:
     return usage if most <= MOST_TOKENS else None
 
 
-def _read(reported: CompletionUsage | None) -> tuple[Usage | None, str | None]:
+def _read(reported: CompletionUsage | Usage | None) -> tuple[Usage | None, str | None]:
     """The four numbers if each is one, however large; else why not."""
     if reported is None:
         return None, None
@@ -183,7 +183,7 @@ def _shown(value: object) -> str:
     return _KINDS.get(type(value), "no number")
 
 
-def _reported_cached(reported: CompletionUsage) -> object:
+def _reported_cached(reported: CompletionUsage | Usage) -> object:
     """Cached prompt tokens where OpenAI, Moonshot or DeepSeek put them; 0 if nobody says."""
     details = getattr(reported, "prompt_tokens_details", None)
     return (
