@@ -11,7 +11,20 @@ from hypothesis import strategies as st
 
 from router import tokens
 from router.images import image_size
-from router.tokens import PIECE, TokenCount, count_request, count_text, is_long, warm
+from router.media import FILE_PAGE, IMAGE_UNKNOWN
+from router.tokens import (
+    PIECE,
+    PRIMING,
+    TokenCount,
+    count_front,
+    count_messages,
+    count_part,
+    count_request,
+    count_text,
+    front_texts,
+    is_long,
+    warm,
+)
 from router.vocabulary import encoding
 
 SENTENCE = "The quick brown fox, jumps over 13 lazy dogs. "
@@ -189,10 +202,37 @@ def test_tool_calls_and_their_results_are_counted_but_not_their_ids() -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [{}, {"role": "user", "content": None}, {"role": "user", "content": [1, "x"]}]
+    "message", [{}, {"role": "user", "content": None}, {"role": "user", "content": [1, "x", {"type": []}]}]
 )
 def test_odd_messages_are_counted_without_complaint(message: dict[str, object]) -> None:
     assert count_request([message]).total >= 6
+
+
+def test_messages_one_by_one_and_what_stands_in_front_add_up_to_the_request() -> None:
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    schema = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}}}
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    messages: list[dict[str, object]] = [
+        {"role": "system", "content": SENTENCE, "name": "boss"},
+        user([{"type": "text", "text": "what is it?"}, image("https://example.org/a.png")]),
+        {"role": "assistant", "content": None, "tool_calls": [call, call]},
+    ]
+    for tools, form in ((None, None), ([], None), ([tool], None), (None, schema), ([tool, tool], schema)):
+        front = count_front(front_texts(tools, form), tools)
+        whole = count_request(messages, tools, response_format=form)
+        assert front + sum(count_messages(messages)) + PRIMING == whole.total
+        assert front == whole.tools
+
+
+def test_a_part_counts_as_much_as_it_adds_to_its_message() -> None:
+    parts = [{"type": "text", "text": SENTENCE}, image("https://example.org/a.png"), {"type": "odd", "x": 1}]
+    (whole,), (empty,) = count_messages([user(parts)]), count_messages([user([])])
+    assert sum(map(count_part, parts)) == whole - empty
+
+
+@pytest.mark.parametrize("tool", [{(1, 2): 3}, {"x": float("nan")}, {"x": object}, None, "text"])
+def test_tools_that_are_no_json_are_counted_without_complaint(tool: object) -> None:
+    assert count_request([user("hi")], [tool]).tools > 0
 
 
 # --- media --------------------------------------------------------------------------------------------------
@@ -214,7 +254,7 @@ def test_a_low_detail_image_costs_85_tokens_whatever_its_size() -> None:
 
 def test_an_image_of_unknown_size_is_assumed() -> None:
     count = count_request([user([image("https://example.org/a.png")])])
-    assert (count.media, count.assumed) == (tokens.IMAGE_UNKNOWN, True)
+    assert (count.media, count.assumed) == (IMAGE_UNKNOWN, True)
 
 
 def test_an_images_bytes_are_not_counted_as_text() -> None:
@@ -226,7 +266,7 @@ def test_audio_and_files_are_counted_by_their_size() -> None:
     audio = {"type": "input_audio", "input_audio": {"data": "A" * (16_000 * 4 // 3 * 60), "format": "mp3"}}
     assert 590 <= count_request([user([audio])]).media <= 610
     file = {"type": "file", "file": {"file_id": "file-1"}}
-    assert count_request([user([file])]) == TokenCount(text=1, frame=6, media=tokens.FILE_PAGE, assumed=True)
+    assert count_request([user([file])]) == TokenCount(text=1, frame=6, media=FILE_PAGE, assumed=True)
 
 
 def test_sizes_are_read_from_the_common_kinds_of_image() -> None:

@@ -17,10 +17,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from router.cuts import Prompt, places_to_keep, places_to_look, read_prompt
-from router.hits import Hits, size_of
+from router.prefixes.cuts import Prompt, places_to_keep, places_to_look
+from router.prefixes.hits import Hits, size_of
 
-__all__ = ["PrefixMemory", "Prompt", "Shared", "freshness", "read_prompt"]
+__all__ = ["PrefixMemory", "Shared", "freshness"]
 
 #: Cuts that are remembered at most, of all models together. The least recently sent go first.
 MOST_CUTS = 4096

@@ -169,7 +169,7 @@ def _inner_cuts(content: object, mark: int, count: int) -> Iterator[tuple[int, i
         long = isinstance(text, str) and len(text) > SLICE
         if number == len(parts) and not long:
             return  # it ends where the message does, which is a cut anyway
-        tokens = min(count_part(part), count - offset)
+        tokens = count_part(part)
         if isinstance(text, str) and long:
             for inner, inside in _text_cuts(text, mark, tokens):
                 yield inner, offset + inside
