@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from router.decision import Attempt, Candidate, Decision
 from router.remedies import remedies
@@ -11,6 +12,24 @@ __all__ = ["explain"]
 
 #: Names in one line of a note.
 MOST_NAMES = 8
+#: Candidates whose figures are taken apart.
+MOST_TAKEN_APART = 4
+#: Parts of an estimate in the order of their happening, with how they are called.
+_MONEY = {
+    "prompt USD": "prompt",
+    "cached USD": "cached prompt",
+    "answer USD": "answer",
+    "fee USD": "fee",
+    "computing USD": "computing",
+}
+_TIME = {
+    "load s": "loading",
+    "queue s": "in its queue",
+    "rate limit s": "for its rate limit",
+    "prefill s": "to the first token",
+    "decode s": "decoding",
+    "failures s": "for failures",
+}
 #: Less than this is not told in digits.
 LEAST_SECONDS = 0.0005
 #: How reasons begin that are the request's own choice and say nothing of the model.
@@ -38,6 +57,8 @@ def explain(decision: Decision) -> str:
     if eligible:
         lines += ["  eligible, best first:", *_indented(_table(eligible))]
     rejected = [candidate for candidate in decision.ranking if candidate.rejected_because is not None]
+    if eligible:
+        lines += ["  what that is made of:", *_indented(_made_of(eligible))]
     if rejected:
         lines += ["  not eligible:", *_indented(_rejections(rejected))]
     if noted := _notes(eligible):
@@ -85,6 +106,51 @@ def _line(cells: tuple[str, ...], widths: list[int]) -> str:
     return "  ".join(padded).rstrip()
 
 
+def _made_of(candidates: list[Candidate]) -> list[str]:
+    """Where the leading candidates' figures come from: a line of money and one of time for each."""
+    lines = []
+    width = max(len(candidate.model) for candidate in candidates[:MOST_TAKEN_APART])
+    for candidate in candidates[:MOST_TAKEN_APART]:
+        lines.append(f"{candidate.model:<{width}}  {_usd(candidate.cost)}{_sum_of_money(candidate)}")
+        lines.append(f"{'':<{width}}  {_seconds(candidate.latency)}{_sum_of_time(candidate)}")
+    if (more := len(candidates) - MOST_TAKEN_APART) > 0:
+        lines.append(f"and {more} more: see decision.ranking[...].parts")
+    return lines
+
+
+def _sum_of_money(candidate: Candidate) -> str:
+    parts = candidate.parts
+    terms = [f"{_plain(parts[name])} {word}" for name, word in _MONEY.items() if parts.get(name)]
+    said = f" = {' + '.join(terms)}" if terms else ""
+    if candidate.cost and candidate.cost_p95 is not None:
+        said += f"; {_percent(parts)} likely below {_usd(candidate.cost_p95)}"
+    return said
+
+
+def _sum_of_time(candidate: Candidate) -> str:
+    parts = candidate.parts
+    terms = [
+        f"{_seconds(parts[name])} {word}"
+        for name, word in _TIME.items()
+        if parts.get(name, 0.0) >= LEAST_SECONDS
+    ]
+    said = f" = {' + '.join(terms)}" if terms else ""
+    if slower := parts.get("slowdown"):
+        said += f", {slower:.2f} × as long as alone, for what is under way there"
+    within = f"first token {_seconds(candidate.ttft_p95)}, answer {_seconds(candidate.latency_p95)}"
+    return f"{said}; {_percent(parts)} likely within: {within}"
+
+
+def _percent(parts: Mapping[str, float]) -> str:
+    return f"{parts.get('confidence', 0.95) * 100:.4g} %"
+
+
+def _tokens(parts: Mapping[str, float]) -> str:
+    cached = parts.get("tokens cached", 0.0)
+    known = f" ({cached:.0f} cached)" if cached >= 1 else ""
+    return f"{parts.get('tokens in', 0):.0f} in{known}, {parts.get('tokens out', 0):.0f} out"
+
+
 def _row(candidate: Candidate) -> tuple[str, ...]:
     parts = candidate.parts
     seen = int(parts.get("answers seen", 0))
@@ -96,7 +162,7 @@ def _row(candidate: Candidate) -> tuple[str, ...]:
         _seconds(candidate.latency_p95),
         "unknown" if candidate.quality is None else f"{candidate.quality:.2f}",
         "unknown" if candidate.utility is None else _plain(candidate.utility),
-        f"{parts.get('tokens in', 0):.0f} in, {parts.get('tokens out', 0):.0f} out",
+        _tokens(parts),
         f"{seen} answer{'s' if seen > 1 else ''}" if seen else "its profile",
     )
 

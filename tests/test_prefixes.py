@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router import cuts, prefixes
 from router.errors import shown
-from router.prefixes import PrefixMemory, Prompt, Shared, freshness, read_prompt
+from router.prefixes import PrefixMemory, Prompt, Shared, cuts, freshness, read_prompt
+from router.prefixes import memory as remembered
 from router.prefixes.cuts import SLICE, places_to_keep, places_to_look
 from router.prefixes.hits import Hits, size_of
 from router.tokens import count_request
@@ -473,7 +473,7 @@ def test_sizes_are_powers_of_two() -> None:
 
 
 def test_memory_is_bounded_and_the_oldest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefixes, "MOST_CUTS", 100)
+    monkeypatch.setattr(remembered, "MOST_CUTS", 100)
     memory = sure()
     for number in range(500):
         memory.sent("m", prompt(f"system {number % 7}", f"hello {number}"), float(number))
@@ -485,7 +485,7 @@ def test_memory_is_bounded_and_the_oldest_goes_first(monkeypatch: pytest.MonkeyP
 
 
 def test_a_conversation_that_goes_on_outlasts_those_that_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefixes, "MOST_CUTS", 100)
+    monkeypatch.setattr(remembered, "MOST_CUTS", 100)
     memory = sure()
     talk = prompt("be brief", "hello", "hi!")
     for number in range(200):
@@ -496,7 +496,7 @@ def test_a_conversation_that_goes_on_outlasts_those_that_do_not(monkeypatch: pyt
 
 
 def test_a_prompt_whose_first_cut_was_dropped_is_dropped_altogether(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefixes, "MOST_CUTS", 50)
+    monkeypatch.setattr(remembered, "MOST_CUTS", 50)
     memory = sure()
     sent = [prompt(*(f"{number} {place}" for place in range(number % 20 + 1))) for number in range(100)]
     for number, one in enumerate(sent):
@@ -561,7 +561,7 @@ def test_a_child_process_gets_a_lock_of_its_own() -> None:
 
 
 def test_many_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefixes, "MOST_CUTS", 64)
+    monkeypatch.setattr(remembered, "MOST_CUTS", 64)
     memory = PrefixMemory(lambda _: 0.5)
     prompts = [prompt(f"system {number % 3}", f"hello {number}", "more") for number in range(40)]
     errors: list[BaseException] = []
