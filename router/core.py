@@ -231,7 +231,7 @@ class Core:
             self.limiters = {**_limiters(fleet), **{n: kept[n] for n in kept if n in fleet.place}}
             idle = old.retired = old.users <= 0
         self.health.forget(changed)
-        self.prefixes.forget(changed)
+        self.prefixes.forget({name for name in changed if not fleet.same_backend(old, name)})
         if idle:
             self._retire(old)
 

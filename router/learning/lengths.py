@@ -1,7 +1,8 @@
 """How many tokens an answer takes: a forecast per model and task.
 
-Answers' lengths are close to log-normal, so mean and variance are kept of their logarithms, and the mean of
-the lengths themselves, which is right whatever their distribution. All of it forgets exponentially. An answer
+Answers' lengths are close to log-normal, so mean and variance are kept of their logarithms; and the mean of
+the lengths themselves, which is right whatever their distribution (the fitted log-normal's mean errs hardly
+less where it fits, and by a quarter where lengths are exponential). All of it forgets exponentially. An answer
 that its limit cut off says only that it would have been longer: it counts as what is then expected of it
 (the expectation step of the EM algorithm for censored data; Tobin 1958, Dempster et al. 1977). Where the
 prompt's length tells of the answer's, a line through the logarithms does.
@@ -95,7 +96,8 @@ class Lengths:
             spread = max(before.spread, LEAST_CUT_SPREAD)
             middle = math.log(max(expected, 1.0)) - 0.5 * spread * spread
             log, extra, mean = above(middle, spread, tokens)
-            tokens = min(mean, MOST_SURPRISE * tokens)
+            # A low limit says nothing against a long answer: it never lowers what was expected.
+            tokens = min(mean, max(MOST_SURPRISE * tokens, expected))
         self.count += 1
         self.weight = MEMORY * self.weight + 1.0
         step = 1.0 / self.weight
