@@ -24,7 +24,7 @@ _BUILT_IN: dict[str, tuple[str, str, str | None]] = {
     "hosted": ("adapters.hosted", "create", None),
     "local": ("adapters.local", "create", "local"),
     "scripted": ("router.testing.scripted", "create", None),
-    "simulated": ("router.simulate.hosts", "create", None),
+    "simulated": ("router.simulate.standins", "create", None),
 }
 
 #: kind in a configuration file: (module, class)

@@ -13,6 +13,8 @@ __all__ = ["Flow", "Ticket", "Traffic"]
 
 #: What is left of an attempt that has run for longer than was predicted: this share of the prediction.
 LEAST_LEFT = 0.05
+#: Seconds of work that one attempt is taken for at most: nothing infinite enters the sums.
+MOST_WORK = 1e9
 
 
 class Ticket:
@@ -42,18 +44,18 @@ class Flow:
         since: When the oldest of an unbroken run of attempts started.
     """
 
-    __slots__ = ("_running", "_waits", "since", "waiting")
+    __slots__ = ("_held", "_running", "since", "waiting")
 
     def __init__(self, now: float) -> None:
         self._running: dict[Ticket, None] = {}
-        self._waits = 0
+        self._held: set[Ticket] = set()  # those that have not begun
         self.waiting = 0.0
         self.since = now
 
     @property
     def count(self) -> int:
         """How many there are."""
-        return self._waits + len(self._running)
+        return len(self._held) + len(self._running)
 
     @property
     def running(self) -> int:
@@ -70,24 +72,27 @@ class Flow:
 
     def enter(self, ticket: Ticket) -> None:
         """An attempt starts."""
-        self._waits += 1
+        self._held.add(ticket)
         self.waiting += ticket.work
 
-    def begin(self, ticket: Ticket) -> None:
-        """The backend begins with an attempt."""
-        self._waits -= 1
-        self.waiting -= ticket.work
-        self._running[ticket] = None
+    def begin(self, ticket: Ticket, now: float) -> None:
+        """The backend begins with an attempt. One that is over, or has begun, does not begin."""
+        if ticket in self._held:
+            ticket.begun_at, ticket.ahead = now, len(self._running)
+            self._running[ticket] = None
+            self._let_go(ticket)
 
     def leave(self, ticket: Ticket) -> None:
-        """An attempt is over."""
-        if ticket in self._running:
-            del self._running[ticket]
+        """An attempt is over. One that is not here changes nothing."""
+        if ticket in self._held:
+            self._let_go(ticket)
         else:
-            self._waits -= 1
-            self.waiting -= ticket.work
-        if not self._waits:
-            self.waiting = 0.0  # sums of fractions drift
+            self._running.pop(ticket, None)
+
+    def _let_go(self, ticket: Ticket) -> None:
+        self._held.remove(ticket)
+        # Sums of fractions drift.
+        self.waiting = self.waiting - ticket.work if self._held else 0.0
 
 
 class Traffic:
@@ -107,7 +112,7 @@ class Traffic:
             flow = self.flows.get(name)
             if flow is None:
                 flow = self.flows[name] = Flow(now)
-            ticket = Ticket(name, max(work, 0.0))
+            ticket = Ticket(name, min(max(0.0, work), MOST_WORK))  # in this order a NaN is nothing
             flow.enter(ticket)
             return ticket
 
@@ -115,18 +120,17 @@ class Traffic:
         """The backend begins with an attempt. Told twice, the first time counts."""
         with self._lock:
             flow = self.flows.get(ticket.name)
-            if flow is not None and ticket.begun_at is None:
-                ticket.begun_at, ticket.ahead = now, flow.running
-                flow.begin(ticket)
+            if flow is not None:
+                flow.begin(ticket, now)
 
     def end(self, ticket: Ticket) -> None:
-        """An attempt is over. To be told once."""
+        """An attempt is over. Told twice, or to a router that knows nothing of it, it changes nothing."""
         with self._lock:
             flow = self.flows.get(ticket.name)
             if flow is None:
                 return
             flow.leave(ticket)
-            if flow.count <= 0:
+            if not flow.count:
                 del self.flows[ticket.name]
 
     def after_fork(self) -> None:

@@ -52,3 +52,12 @@ def test_the_migration_shows_both_models_side_by_side_and_decides_by_measured_qu
         assert line in printed
     assert "extract    → kimi-k2" in printed
     assert "reason     → claude-opus" in printed
+
+
+def test_capacity_planning_answers_what_if_without_calling_anything() -> None:
+    printed = output_of("capacity_planning.py")
+    assert "1. What would 4,000 requests cost" in printed
+    assert "9 per second" in printed
+    assert "refuses connections" in printed
+    assert "objective above the all-knowing chooser's: router" in printed
+    assert "nan" not in printed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
 import random
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from router import (
     Policy,
     Price,
     Recovery,
+    RoutedCompletion,
 )
 from router.core import Core
 from router.deciding import choose, explore
@@ -54,7 +56,7 @@ def known(value: float | None) -> float:
 async def ask(router: AsyncRouter, times: int = 1, **request: Any) -> Decision:
     """Asks some times in a row, and returns the last decision."""
     for _ in range(times):
-        completion = await router.chat.completions.create(**{"messages": HELLO, **request})
+        completion: RoutedCompletion = await router.chat.completions.create(**{"messages": HELLO, **request})
     return completion.routing
 
 
@@ -403,7 +405,7 @@ def test_equals_do_not_take_turns_at_every_answer(manual_clock: ManualClock) -> 
             for name in ("a", "b"):
                 await ask(router, 30, model=name)
             chosen = [(await ask(router)).model for _ in range(200)]
-        switches = sum(one != other for one, other in zip(chosen, chosen[1:], strict=False))
+        switches = sum(one != other for one, other in itertools.pairwise(chosen))
         assert switches < 40
 
     run_on(manual_clock, body)

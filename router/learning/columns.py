@@ -7,6 +7,7 @@ otherwise two models that are as good as each other would take turns at every an
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ LIKE_OTHERS = 5.0
 TALK_MEMORY = 0.99
 #: A column moves when a figure has moved by this share of its standard error, or by this much, if less.
 BAND, MOST_BAND = 0.25, 0.02
+#: Forecasts of models without an answer follow those of the others after so many of these at the latest, or
+#: after as many as there are models, if that is more: so that an answer's share of the work stays small.
+FOLLOW_AFTER = 64
 #: Answers after which half of a length's variance is believed.
 UNTOLD = 2.0
 #: Failures: the weight of "never fails", in attempts; the least weight of one; seconds until a failure counts
@@ -103,6 +107,19 @@ class _Task:
         self.pooled = Lengths()
         self.lengths: dict[int, Lengths] = {}
 
+    def carry_over(self, place: int, other: _Task, other_place: int) -> None:
+        """Takes over one model's lengths and forecasts as they are."""
+        held = other.lengths.get(other_place)
+        if held is not None:
+            self.lengths[place] = copy.copy(held)
+        ours, theirs = self.outputs, other.outputs
+        ours.mean[place], ours.spread[place] = theirs.mean[other_place], theirs.spread[other_place]
+        seen, sloped = theirs.seen.get(other_place), theirs.sloped.get(other_place)
+        if seen is not None:
+            ours.seen[place] = seen
+        if sloped is not None:
+            ours.sloped = {**ours.sloped, place: sloped}
+
 
 class Columns:
     """Learned facts of all models of a fleet.
@@ -127,8 +144,8 @@ class Columns:
     _LISTS = ("ratio", "frame", "base", "per_in", "per_out", "spread", "first_spread", "tail", "first_tail",
               "failing", "lost", "load", "samples", "service", "_talk", "_talk_weight")  # fmt: skip
 
-    __slots__ = (*_LISTS, "_all", "_failures", "_first_responses", "_paces", "_responses", "_seen", "_sweep",
-                 "_tasks", "_profiles")  # fmt: skip
+    __slots__ = (*_LISTS, "_all", "_any", "_failures", "_first_responses", "_paces", "_responses", "_seen",
+                 "_sweep", "_tasks", "_profiles")  # fmt: skip
 
     def __init__(self, profiles: Sequence[Profile]) -> None:
         speeds = [profile.speed for profile in profiles]
@@ -158,40 +175,49 @@ class Columns:
         self._seen: list[int] = []  # places that something was learned of
         self._sweep = 0
         self._all = Lengths()
-        nothing = Outputs([EXPECTED_OUTPUT_TOKENS] * models, [0.0] * models, {}, {})
-        self._tasks: dict[str | None, _Task] = {None: _Task(nothing)}
+        self._tasks: dict[str | None, _Task] = {None: _Task(_nothing(models))}
+        self._any = _Task(_nothing(models))  # stands for each task that is not among them
 
     def carry_over(self, place: int, other: Columns, other_place: int) -> None:
-        """Takes over what another fleet's columns learned of the same model."""
+        """Takes over what another fleet's columns learned of the same model.
+
+        As a copy: what a request that is still under way on the other fleet shows is told to both.
+        """
         for name in self._LISTS:
             getattr(self, name)[place] = getattr(other, name)[other_place]
         for name in ("_paces", "_responses", "_first_responses", "_failures"):
             held = getattr(other, name).get(other_place)
             if held is not None:
-                getattr(self, name)[place] = held
+                getattr(self, name)[place] = copy.deepcopy(held)
         if other_place in other._paces or other_place in other._failures:
             self._seen.append(place)
-        self._all = other._all
+        first = not self._all.count and other._all.count  # the first one brings along what all showed
+        self._all = copy.copy(other._all)
+        if first:
+            self._show_unasked(self._any, self._pooled(self._any))
+        self._any.carry_over(place, other._any, other_place)
         for task, theirs in list(other._tasks.items()):  # a copy: another thread may add a task
             ours = self._task(task)
             if task is not None and ours is self._tasks[None]:
                 continue
-            ours.pooled = theirs.pooled
-            held = theirs.lengths.get(other_place)
-            if held is not None:
-                ours.lengths[place] = held
-            self._show_lengths(ours, place, self._pooled(ours))
+            ours.pooled = copy.copy(theirs.pooled)
+            if first:
+                self._show_unasked(ours, self._pooled(ours))
+            ours.carry_over(place, theirs, other_place)
 
     def expected(self, task: str | None) -> float:
         """Tokens of an answer to a task by a model that nothing is known of."""
-        known = self._tasks.get(task)
-        if known is None:
-            known = self._tasks[None]
-        return self._pooled(known).mean
+        return self._pooled(self._read(task)).mean
 
     def outputs(self, task: str | None) -> Outputs:
         """Forecasts for a task; for a new one, what all tasks showed."""
-        return (self._tasks.get(task) or self._tasks[None]).outputs
+        return self._read(task).outputs
+
+    def _read(self, task: str | None) -> _Task:
+        known = self._tasks.get(task)
+        if known is not None:
+            return known
+        return self._any if len(self._tasks) < MOST_TASKS else self._tasks[None]
 
     def slowdown(self, place: int, calls: int) -> tuple[float, float]:
         """How many times as long a model takes with other calls under way: to the first token, and in all."""
@@ -232,20 +258,20 @@ class Columns:
             # No answer at all is a short one.
             tokens_out = max(sample.completion_tokens / max(sample.choices, 1), 1.0)
             self._learn_length(place, sample, tokens_in, tokens_out)
+        self._note(place)
         self._learn_pace(
             place, sample, tokens_in - min(sample.cached_tokens, tokens_in), tokens_out, expected
         )
         weight = max(LEAST_WEIGHT, 1.0 / (self.samples[place] + PRIOR_SAMPLES))
-        self.service[place] += weight * (min(max(sample.duration, 0.0), 1e6) - self.service[place])
+        self.service[place] += weight * (min(max(0.0, sample.duration), 1e6) - self.service[place])
         self.samples[place] += 1
-        self._note(place)
         if place in self._failures:
             self._failures[place].add(0.0, None, sample.at)
             self._show_failures(place, sample.at)
 
     def loaded(self, place: int, seconds: float) -> None:
         """Loading a model took so long."""
-        seconds = min(max(seconds, 0.0), 1e6)
+        seconds = min(max(0.0, seconds), 1e6)  # in this order a NaN is nothing
         self.load[place] += (1.0 if not self.samples[place] else 0.5) * (seconds - self.load[place])
 
     def failed(self, place: int, seconds: float, now: float) -> None:
@@ -261,8 +287,8 @@ class Columns:
         _, factor = self.slowdown(place, sample.ahead)
         predicted = self.base[place] + tokens_in * self.per_in[place] + expected[0] * self.per_out[place]
         if sample.duration > predicted * factor:
-            self._learn_pace(place, sample, tokens_in, expected[0], expected)
             self._note(place)
+            self._learn_pace(place, sample, tokens_in, expected[0], expected, finished=False)
 
     def refresh(self, now: float) -> None:
         """Lets what was learned long ago fade, a few models at a time."""
@@ -277,6 +303,7 @@ class Columns:
                 self._show_failures(place, now)
 
     def _note(self, place: int) -> None:
+        """Has a place looked at for staleness. Before the first thing is learned of it."""
         if place not in self._paces and place not in self._failures:
             self._seen.append(place)
 
@@ -285,8 +312,7 @@ class Columns:
         if known is None:
             if len(self._tasks) >= MOST_TASKS:
                 return self._tasks[None]
-            before = self._tasks[None].outputs
-            known = _Task(Outputs(list(before.mean), [0.0] * len(before.mean), {}, {}))
+            known = _Task(_nothing(len(self.ratio)))
             pooled = self._pooled(known)
             known.outputs.mean[:] = [self._prior(pooled, place).mean for place in range(len(self.ratio))]
             self._tasks[task] = known
@@ -333,10 +359,19 @@ class Columns:
             self._talk[place] += (log - task.pooled.log - self._talk[place]) / self._talk_weight[place]
         pooled = self._pooled(task)
         self._show_lengths(task, place, pooled)
-        if task.pooled.count & (task.pooled.count - 1) == 0:  # at each doubling: often while it moves much
-            for other in range(len(self.ratio)):
-                if other not in task.lengths:
-                    self._show_lengths(task, other, pooled)
+        if self._follow(task.pooled.count):
+            self._show_unasked(task, pooled)
+        if self._follow(self._all.count):
+            self._show_unasked(self._any, self._pooled(self._any))
+
+    def _follow(self, count: int) -> bool:
+        """Whether models without an answer are shown anew: at each doubling, since at first it moves much."""
+        return count & (count - 1) == 0 or count % max(FOLLOW_AFTER, len(self.ratio)) == 0
+
+    def _show_unasked(self, task: _Task, pooled: Forecast) -> None:
+        for place in range(len(self.ratio)):
+            if place not in task.lengths:
+                self._show_lengths(task, place, pooled)
 
     def _show_lengths(self, task: _Task, place: int, pooled: Forecast) -> None:
         lengths, outputs = task.lengths.get(place), task.outputs
@@ -351,21 +386,28 @@ class Columns:
         outputs.spread[place] = shown.spread * math.sqrt(known / (known + UNTOLD))
         if shown.slope:
             outputs.sloped[place] = shown
-        else:
-            outputs.sloped.pop(place, None)
+        elif place in outputs.sloped:  # replaced, not emptied: a reader may have seen that it is there
+            outputs.sloped = {held: line for held, line in outputs.sloped.items() if held != place}
 
     # --- times ---
 
     def _learn_pace(
-        self, place: int, sample: Sample, tokens_in: float, tokens_out: float, expected: tuple[float, float]
+        self,
+        place: int,
+        sample: Sample,
+        tokens_in: float,
+        tokens_out: float,
+        expected: tuple[float, float],
+        *,
+        finished: bool = True,
     ) -> None:
         pace = self._paces.get(place)
         if pace is None:
             profile = self._profiles[place]
             pace = self._paces.setdefault(place, Pace(profile.speed, steady=profile.local))
         slow_first, slow = self.slowdown(place, sample.ahead)
-        total = max(sample.duration, 0.0) / slow
-        ttft = None if sample.ttft is None else min(max(sample.ttft, 0.0) / slow_first, total)
+        total = max(0.0, sample.duration) / slow
+        ttft = None if sample.ttft is None else min(max(0.0, sample.ttft) / slow_first, total)
         first = pace.first(tokens_in)
         allowed = sum_quantile(
             ((first, 0.0), (expected[0] * pace.per_out, expected[1])),
@@ -373,7 +415,8 @@ class Columns:
             Z95 * pace.tail,
         )
         first_allowed = sum_quantile(((first, 0.0),), pace.first_spread(), Z95 * pace.first_tail)
-        pace.correct(total, allowed, ttft, first_allowed)
+        if finished or total > allowed:  # else nobody knows whether it would have been kept
+            pace.correct(total, allowed, ttft, first_allowed)
         if sample.ahead:
             self._learn_response(place, sample, first, first + tokens_out * pace.per_out)
         pace.learn(Observed(tokens_in, tokens_out, ttft, total), sample.at)
@@ -423,7 +466,7 @@ class _Failures:
         weight = max(1.0 / (self._count + NEVER_FAILS), LEAST_FAILURE)
         self._share += weight * (failed - self._share)
         if seconds is not None:
-            seconds = min(max(seconds, 0.0), 1e6)
+            seconds = min(max(0.0, seconds), 1e6)  # in this order a NaN is nothing
             self._seconds += (seconds - self._seconds) * (0.3 if self._seconds else 1.0)
 
     def _faded(self, now: float) -> float:
@@ -433,6 +476,11 @@ class _Failures:
         """The probability of a failure, and the seconds that failures cost a request in the mean."""
         share = min(self._faded(now), 0.95)
         return share, share / (1.0 - share) * self._seconds
+
+
+def _nothing(models: int) -> Outputs:
+    """Forecasts before any answer."""
+    return Outputs([EXPECTED_OUTPUT_TOKENS] * models, [0.0] * models, {}, {})
 
 
 def _untouched() -> Pace:

@@ -29,6 +29,8 @@ LIFETIME = 7200.0
 #: After so many seconds without an answer, a host is slowly taken to be what it was in the long run; FADING
 #: later 1/e of what was seen lately is left.
 STALE_AFTER, FADING = 300.0, 3600.0
+#: Seconds in which fading moves a speed so little that it is not worth working out anew.
+REFRESH_EVERY = 30.0
 #: What was seen in the long run fades, too, within days, and the profile is left.
 LONG_MEMORY, LONG_LIFETIME = 0.99, 86_400.0
 #: The standard deviation of log(seconds) before anything was measured; e^(1.64 × 0.25) is 1.5. A profile is
@@ -38,8 +40,10 @@ PRIOR_SPREAD = 0.25
 PRIOR_DOUBT = 0.7
 #: No backend is steadier than this.
 LEAST_SPREAD = 0.02
-#: The pull towards the profile, in answers: at first, how fast it fades, what stays.
-PULL, PULL_FADE, LEAST_PULL = 1.0, 0.9, 0.25
+#: The pull towards the profile, in answers: at first, and how fast it fades. What stays is what Bayes' rule
+#: gives a profile as wrong as PRIOR_DOUBT: (scatter of answers ÷ doubt)². Even answers tell the terms apart
+#: without its help, and a pull that stayed would keep them from it.
+PULL, PULL_FADE = 1.0, 0.9
 #: Answers that are not judged, since they show how wrong the profile was and not how steady the model is.
 UNJUDGED = 3
 #: The share of answers that may exceed the quantile, and how fast its correction moves.
@@ -47,12 +51,16 @@ MISSES, CORRECTION = 0.05, 0.04
 Z95 = 1.6448536269514722
 #: A recent mean error of so many standard deviations is a change and no chance: the past is worth little.
 CHANGE, CHANGE_WEIGHT, PAST_WORTH = 1.7, 0.3, 0.2
+#: One answer tells of a change by so many standard deviations at most: so no outlier passes for one alone.
+MOST_TELLING = 3.0
 #: One answer counts as so many times slower or faster than predicted at most, or as three spreads.
 MOST_SURPRISE = 3.0
 #: The least weight of one answer in a spread.
 LEAST_WEIGHT = 0.04
 #: Seconds that a measured time is taken for at least and at most.
 SHORTEST, LONGEST = 1e-6, 1e6
+#: No token takes less, in seconds; so nothing is divided by zero.
+QUICKEST = 1e-12
 #: The request by which two speeds are compared.
 TYPICAL_IN, TYPICAL_OUT = 500.0, 150.0
 #: Output tokens below which a decoding time tells little: the first chunks hold several.
@@ -90,17 +98,17 @@ class Pace:
     """
 
     __slots__ = (
-        "_error", "_first_variance", "_long", "_long_weight", "_prior", "_scale", "_settled", "_steady",
-        "_sums", "_targets", "_trend", "_variance", "at", "base", "count", "first_tail", "per_in", "per_out",
-        "tail", "weight",
+        "_error", "_first_variance", "_long", "_long_weight", "_prior", "_scale", "_settled", "_solved_at",
+        "_steady", "_sums", "_targets", "_trend", "_variance", "at", "base", "count", "first_tail", "per_in",
+        "per_out", "tail", "weight",
     )  # fmt: skip
 
     def __init__(self, prior: Speed, *, steady: bool) -> None:
         """Starts at a profile. `steady`: the speed is this machine's, and does not fade with time."""
         self._prior = (
-            max(prior.ttft, SHORTEST),
-            1.0 / max(prior.prefill, 1e-6),
-            1.0 / max(prior.decode, 1e-6),
+            _seconds(prior.ttft),
+            max(1.0 / max(prior.prefill, 1e-6), QUICKEST),
+            max(1.0 / max(prior.decode, 1e-6), QUICKEST),
         )
         self._steady = steady
         self.base, self.per_in, self.per_out = self._prior
@@ -114,7 +122,7 @@ class Pace:
         self.count = 0
         self._settled = 0
         self.weight = 0.0
-        self.at = -math.inf
+        self.at = self._solved_at = -math.inf
 
     def first(self, tokens_in: float) -> float:
         """Predicted seconds to the first token."""
@@ -147,7 +155,7 @@ class Pace:
         else:
             ttft = min(_seconds(seen.ttft), total)
             self._take_first(seen, _within(ttft, first, bound))
-            if seen.tokens_out >= 1.0:
+            if seen.tokens_out > 1.0:  # one token is the first and the last: nothing is to be seen of a speed
                 self._take_rest(seen, _within(total - ttft, rest, bound))
         self._remember_long(seen, total, age)
         self.weight += 1.0
@@ -172,7 +180,8 @@ class Pace:
         bound = max(4.0 * math.sqrt(self._variance), 1.0)
         error = min(max(error, -bound), bound)
         off = error - self._error
-        self._trend += CHANGE_WEIGHT * (error / self.spread() - self._trend)
+        telling = min(max(error / self.spread(), -MOST_TELLING), MOST_TELLING)
+        self._trend += CHANGE_WEIGHT * (telling - self._trend)
         self._error += weight * off
         self._variance += weight * (off * off * (1.0 - weight) - self._variance)
         if seen.ttft is not None:
@@ -256,11 +265,14 @@ class Pace:
         """
         if self._steady or not self.count or now - self.at < STALE_AFTER:
             return False
+        if 0.0 <= now - self._solved_at < REFRESH_EVERY:
+            return False
         self._solve(now)
         return True
 
     def _solve(self, now: float) -> None:
         """The speed that fits best what was seen, and the profile where nothing was."""
+        self._solved_at = now
         kept = self._kept(now)
         long = self._long
         if not self._steady:
@@ -270,16 +282,17 @@ class Pace:
         scale = self._scale
         first = (scale[0] + faded * long) / (scale[1] + faded) if scale[1] else long
         after = (scale[2] + faded * long) / (scale[3] + faded) if scale[3] else first
-        pull = max(PULL * PULL_FADE**self.count, LEAST_PULL) + 1e-9
+        lasting = min(max(self._variance, LEAST_SPREAD**2) / PRIOR_DOUBT**2, PULL)
+        pull = max(PULL * PULL_FADE**self.count, lasting)
         solved = self._fit((first, after), pull)
         if kept < 1.0:
             trust = self.weight * kept / (self.weight * kept + 1.0 - kept)
             back = tuple(value * long for value in self._prior)
             solved = tuple(
-                math.exp(trust * math.log(max(new, 1e-12)) + (1.0 - trust) * math.log(max(old, 1e-12)))
+                math.exp(trust * math.log(max(new, QUICKEST)) + (1.0 - trust) * math.log(max(old, QUICKEST)))
                 for new, old in zip(solved, back, strict=True)
             )
-        self.base, self.per_in, self.per_out = (min(max(value, 1e-12), LONGEST) for value in solved)
+        self.base, self.per_in, self.per_out = (min(max(value, QUICKEST), LONGEST) for value in solved)
 
     def _fit(self, scales: tuple[float, float], pull: float) -> tuple[float, ...]:
         base, per_in, per_out = self._prior
@@ -289,13 +302,13 @@ class Pace:
         one, two, three, four, five, six = self._sums
         matrix = [[one, two, three], [two, four, five], [three, five, six]]
         targets = list(self._targets)
+        held = [pull / (one * one) for one in share]
         for row in range(3):
-            weight = pull / (share[row] * share[row])
-            matrix[row][row] += weight
-            targets[row] += weight * wanted[row]
+            matrix[row][row] += held[row]
+            targets[row] += held[row] * wanted[row]
         free = [0, 1, 2]
         while True:
-            found = _solved(matrix, targets, free)
+            found = _solved(matrix, targets, free, held)
             negative = [place for place, value in zip(free, found, strict=True) if value < 0.0]
             if not negative:
                 break
@@ -306,10 +319,17 @@ class Pace:
         return tuple(speeds)
 
 
-def _solved(matrix: list[list[float]], targets: list[float], free: list[int]) -> list[float]:
-    """Solves the normal equations of the free terms. They are positive definite, so never singular."""
+def _solved(
+    matrix: list[list[float]], targets: list[float], free: list[int], held: list[float]
+) -> list[float]:
+    """Solves the normal equations of the free terms.
+
+    They are a matrix without negative eigenvalues plus the diagonal `held`, so no pivot is below its part of
+    that; one that is came of rounding.
+    """
     rows = [[matrix[row][column] for column in free] + [targets[row]] for row in free]
     for place, pivot in enumerate(rows):
+        pivot[place] = max(pivot[place], held[free[place]])
         for other in rows[place + 1 :]:
             factor = other[place] / pivot[place]
             for column in range(place, len(pivot)):
@@ -327,7 +347,7 @@ def _corrected(tail: float, *, missed: bool) -> float:
 
 
 def _seconds(time: float) -> float:
-    return min(max(time, SHORTEST), LONGEST)
+    return min(max(SHORTEST, time), LONGEST)  # in this order a NaN is the shortest
 
 
 def _within(value: float, expected: float, factor: float) -> float:

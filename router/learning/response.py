@@ -52,11 +52,11 @@ class Response:
         value = self._values.get(power)
         if value is None:
             value = self.at(round(1.5 * (1 << power) - 0.5))
-            self._counts[power] = 0
-            self._values[power] = value
-            self._values = dict(sorted(self._values.items()))
+            self._counts = {**self._counts, power: 0}
+            # A new one, put in place whole: readers go through it without a lock.
+            self._values = dict(sorted({**self._values, power: value}.items()))
         expected = self.at(calls)
-        factor = min(max(factor, expected / MOST_SURPRISE), expected * MOST_SURPRISE)
+        factor = min(max(expected / MOST_SURPRISE, factor), expected * MOST_SURPRISE)  # NaN is little
         count = self._counts[power]
         weight = max(1.0 / (count + PRIOR_SAMPLES), LEAST_WEIGHT)
         self._values[power] = max(value + weight * (factor - expected), 1.0)
