@@ -292,7 +292,7 @@ def _most_promising(core: Core, routing: Routing, on_time: Sequence[int]) -> int
         terse = math.exp(-HOPE * LENGTH_DOUBT / math.sqrt(1.0 + seen))
         # What a profile says of a speed is no measurement: until there are some, nothing is ruled out.
         measured = fleet.learned.samples[place] >= MEASURED_AFTER
-        fast = math.exp(-HOPE * fleet.learned.doubt(place, now)) if measured else 0.0
+        fast = math.exp(-fleet.learned.hope(place, now)) if measured else 0.0
         cost = found.cost if math.isfinite(found.cost) else 0.0
         answer = price_parts(fleet, place, features, found).get("answer USD", 0.0)
         best = found._replace(

@@ -234,6 +234,10 @@ class Columns:
         """How uncertain a model's mean latency is: the standard deviation of its logarithm."""
         return self._paces.get(place, _UNTOUCHED).doubt(now)
 
+    def hope(self, place: int, now: float) -> float:
+        """How much faster a model may well be: the logarithm of a factor, at least 0."""
+        return self._paces.get(place, _UNTOUCHED).hope(now)
+
     def forecast(
         self, place: int, task: str | None, tokens_in: float, limit: int | None
     ) -> tuple[float, float]:

@@ -53,6 +53,13 @@ Z95 = 1.6448536269514722
 CHANGE, CHANGE_WEIGHT, PAST_WORTH = 1.7, 0.3, 0.2
 #: One answer tells of a change by so many standard deviations at most: so no outlier passes for one alone.
 MOST_TELLING = 3.0
+#: Two answers in a row that are off by so many standard deviations, to the same side, are a jump (by chance:
+#: one pair in ten thousand); it is followed at once, by so much at most.
+JUMP, MOST_JUMP = 2.5, math.log(30.0)
+#: Exploring hopes for a speed so many standard deviations better than the mean; a model may well have changed
+#: when it was not asked for so many seconds, and be again as fast as in its best time after so many; that
+#: time counts for an hour.
+HOPE, UNKNOWN_AFTER, RECOVERED_AFTER, BEST_LIFETIME = 1.5, 1800.0, 60.0, 3600.0
 #: One answer counts as so many times slower or faster than predicted at most, or as three spreads.
 MOST_SURPRISE = 3.0
 #: The least weight of one answer in a spread.
@@ -98,9 +105,9 @@ class Pace:
     """
 
     __slots__ = (
-        "_error", "_first_variance", "_long", "_long_weight", "_prior", "_scale", "_settled", "_solved_at",
-        "_steady", "_sums", "_targets", "_trend", "_variance", "at", "base", "count", "first_tail", "per_in",
-        "per_out", "tail", "weight",
+        "_error", "_fastest", "_first_variance", "_last", "_long", "_long_weight", "_prior", "_scale",
+        "_settled", "_solved_at", "_steady", "_sums", "_targets", "_trend", "_variance", "at", "base", "count",
+        "first_tail", "per_in", "per_out", "tail", "weight",
     )  # fmt: skip
 
     def __init__(self, prior: Speed, *, steady: bool) -> None:
@@ -117,7 +124,8 @@ class Pace:
         self._scale = [0.0] * 4  # observed ÷ profile: sum and weight to the first token, and after it
         self._long = self._long_weight = 0.0
         self._variance = self._first_variance = PRIOR_SPREAD**2
-        self._error = self._trend = 0.0
+        self._error = self._trend = self._last = 0.0
+        self._fastest = math.log(self._typical())
         self.tail = self.first_tail = 1.0
         self.count = 0
         self._settled = 0
@@ -141,13 +149,27 @@ class Pace:
         seen = self.weight * self._kept(now)
         return PRIOR_DOUBT / math.sqrt(1.0 + seen * PRIOR_DOUBT**2 / max(self._variance, LEAST_SPREAD**2))
 
+    def hope(self, now: float) -> float:
+        """How much faster the model may well be: the logarithm of a factor, at least 0.
+
+        By chance, by having changed since it was asked last, and by being again what it was in its best time
+        lately. The longer ago the last answer, the likelier.
+        """
+        age = max(now - self.at, 0.0) if self.count else 0.0
+        since = 0.0 if self._steady else 1.0 - math.exp(-age / UNKNOWN_AFTER)
+        suspicion = min(self._trend, 0.0) * self.spread()
+        doubt = math.sqrt(self.doubt(now) ** 2 + since * PRIOR_DOUBT**2 + suspicion**2)
+        recovered = max(math.log(self._typical()) - self._fastest, 0.0)
+        recovered *= 1.0 - math.exp(-age / RECOVERED_AFTER)
+        return HOPE * doubt + recovered
+
     def learn(self, seen: Observed, now: float) -> None:
         """Takes one answer in."""
         age = max(now - self.at, 0.0) if self.count else 0.0
         first, rest = self.first(seen.tokens_in), seen.tokens_out * self.per_out
         total = _seconds(seen.total)
-        error = math.log(total / _seconds(first + rest))
-        self._judge(seen, first, error)
+        self._judge(seen, first, math.log(total / _seconds(first + rest)))
+        first, rest = self.first(seen.tokens_in), seen.tokens_out * self.per_out  # it may have jumped
         self._forget(MEMORY if self._steady else MEMORY * math.exp(-age / LIFETIME))
         bound = max(MOST_SURPRISE, math.exp(3.0 * self.spread()))
         if seen.ttft is None:
@@ -163,6 +185,13 @@ class Pace:
         self._settled += 1
         self.at = max(now, self.at) if self.count > 1 else now
         self._solve(now)
+        level = math.log(self._typical())
+        risen = level - self._fastest
+        self._fastest = (
+            level
+            if risen < 0.0 or self.count <= UNJUDGED
+            else (self._fastest + risen * -math.expm1(-age / BEST_LIFETIME))
+        )
 
     def correct(self, total: float, allowed: float, ttft: float | None, first_allowed: float) -> None:
         """Moves the tails: times that were observed, beside the 95 % quantiles predicted for them."""
@@ -176,6 +205,8 @@ class Pace:
         """Learns the spread, and notices a change."""
         if self._settled < UNJUDGED:
             return
+        surprise, before = error, self._last
+        self._last = error
         weight = max(1.0 / (self._settled - UNJUDGED + 3.0), LEAST_WEIGHT)
         bound = max(4.0 * math.sqrt(self._variance), 1.0)
         error = min(max(error, -bound), bound)
@@ -190,9 +221,32 @@ class Pace:
             self._first_variance += weight * (off * off - self._first_variance)
         else:
             self._first_variance += weight * (self._variance - self._first_variance)
-        if abs(self._trend) > CHANGE:
-            self._forget(PAST_WORTH)
-            self._trend, self._error, self._settled = 0.0, 0.0, 0
+        if self._has_jumped(before, surprise):
+            self._jump(min(before, surprise, key=abs))
+        elif abs(self._trend) > CHANGE:
+            self._begin_anew()
+
+    def _has_jumped(self, before: float, now: float) -> bool:
+        """Whether the last two answers were both far off, to the same side."""
+        limit = JUMP * self.spread()
+        return min(before, now) > limit or max(before, now) < -limit
+
+    def _jump(self, by: float) -> None:
+        """All speeds change at once by exp(`by`)."""
+        factor = math.exp(min(max(by, -MOST_JUMP), MOST_JUMP))
+        self._targets = [factor * value for value in self._targets]
+        self._scale = [
+            factor * value if place in (0, 2) else value for place, value in enumerate(self._scale)
+        ]
+        self.base, self.per_in, self.per_out = (
+            factor * value for value in (self.base, self.per_in, self.per_out)
+        )
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._forget(PAST_WORTH)
+        self._trend = self._error = self._last = 0.0
+        self._settled = 0
 
     def _forget(self, kept: float) -> None:
         self._sums = [kept * value for value in self._sums]
@@ -226,10 +280,13 @@ class Pace:
         self._scale[2] += ratio * weight
         self._scale[3] += weight
 
+    def _typical(self) -> float:
+        """Seconds of the request by which speeds are compared."""
+        return self.base + TYPICAL_IN * self.per_in + TYPICAL_OUT * self.per_out
+
     def _whole_scale(self) -> float:
         base, per_in, per_out = self._prior
-        now = self.base + TYPICAL_IN * self.per_in + TYPICAL_OUT * self.per_out
-        return max(now / (base + TYPICAL_IN * per_in + TYPICAL_OUT * per_out), 1e-9)
+        return max(self._typical() / (base + TYPICAL_IN * per_in + TYPICAL_OUT * per_out), 1e-9)
 
     def _row(self, x: tuple[float, float, float], target: float, weight: float) -> None:
         sums, targets = self._sums, self._targets
