@@ -47,7 +47,7 @@ PULL, PULL_FADE = 1.0, 0.9
 #: Answers that are not judged, since they show how wrong the profile was and not how steady the model is.
 UNJUDGED = 3
 #: The share of answers that may exceed the quantile, and how fast its correction moves.
-MISSES, CORRECTION = 0.05, 0.04
+MISSES, CORRECTION = 0.05, 0.1
 Z95 = 1.6448536269514722
 #: A recent mean error of so many standard deviations is a change and no chance: the past is worth little.
 CHANGE, CHANGE_WEIGHT, PAST_WORTH = 1.7, 0.3, 0.2

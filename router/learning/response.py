@@ -18,26 +18,52 @@ LOCAL_SLOPE = 0.4
 PRIOR_SAMPLES, LEAST_WEIGHT = 3.0, 0.05
 #: One sample tells of a slow-down of so many times what was expected at most.
 MOST_SURPRISE = 4.0
+#: A point counts as far as it cannot be chance: how much answers scatter, and the squared z-value that a
+#: point must be off the assumed line by. Else chance would turn into a slope, and the slope of ten calls into
+#: that of ten thousand.
+SCATTER, EVIDENCE = 0.35, 2.0
+
+
+class _Point:
+    """The mean slow-down at about so many other calls under way."""
+
+    __slots__ = ("calls", "count", "value")
+
+    def __init__(self, calls: float, value: float) -> None:
+        self.calls = calls
+        self.value = value
+        self.count = 0
+
+    def weight(self) -> float:
+        """The weight of the next sample."""
+        return max(1.0 / (self.count + PRIOR_SAMPLES), LEAST_WEIGHT)
+
+    def believed(self, assumed: float) -> float:
+        """The value, as far as there is evidence against the assumed one."""
+        off = self.value - assumed
+        # The variance of an exponentially weighted mean whose newest sample weighs w is w / (2 - w) of one's.
+        weight = self.weight()
+        chance = (SCATTER * max(self.value, assumed)) ** 2 * weight / (2.0 - weight)
+        return assumed + off * max(1.0 - EVIDENCE * chance / (off * off), 0.0) if off else assumed
 
 
 class Response:
     """The slow-down of one model as a function of the other calls under way; 1 if there are none."""
 
-    __slots__ = ("_counts", "_slope", "_values")
+    __slots__ = ("_line", "_points", "_slope")
 
     def __init__(self, slope: float) -> None:
         self._slope = slope
-        self._values: dict[int, float] = {}
-        self._counts: dict[int, int] = {}
+        self._points: dict[int, _Point] = {}
+        #: What is read, without a lock: calls and slow-downs, rising. Replaced, never changed.
+        self._line: tuple[tuple[float, float], ...] = ()
 
-    def at(self, calls: int) -> float:
+    def at(self, calls: float) -> float:
         """The factor for so many other calls under way."""
         if calls <= 0:
             return 1.0
-        left, low = 0.0, 1.0
-        slope = self._slope
-        for power, value in self._values.items():
-            right, high = 1.5 * (1 << power) - 0.5, max(value, low)
+        left, low, slope = 0.0, 1.0, self._slope
+        for right, high in self._line:
             if calls <= right:
                 return low + (high - low) * (calls - left) / (right - left)
             slope = (high - low) / (right - left)
@@ -49,15 +75,24 @@ class Response:
         if calls <= 0:
             return
         power = calls.bit_length() - 1
-        value = self._values.get(power)
-        if value is None:
-            value = self.at(round(1.5 * (1 << power) - 0.5))
-            self._counts = {**self._counts, power: 0}
-            # A new one, put in place whole: readers go through it without a lock.
-            self._values = dict(sorted({**self._values, power: value}.items()))
-        expected = self.at(calls)
-        factor = min(max(expected / MOST_SURPRISE, factor), expected * MOST_SURPRISE)  # NaN is little
-        count = self._counts[power]
-        weight = max(1.0 / (count + PRIOR_SAMPLES), LEAST_WEIGHT)
-        self._values[power] = max(value + weight * (factor - expected), 1.0)
-        self._counts[power] = count + 1
+        point = self._points.get(power)
+        if point is None:
+            middle = 1.5 * (1 << power) - 0.5
+            point = _Point(middle, self.at(middle))
+            self._points = dict(sorted({**self._points, power: point}.items()))
+        expected = max(point.value + self.at(calls) - self.at(point.calls), 1.0)
+        # In this order a NaN is the least.
+        factor = min(max(expected / MOST_SURPRISE, factor), expected * MOST_SURPRISE)
+        point.value = max(point.value + point.weight() * (factor - expected), 0.25)
+        point.count += 1
+        self._draw()
+
+    def _draw(self) -> None:
+        """Draws the line through the points, as far as each is believed."""
+        line: list[tuple[float, float]] = []
+        left, low = 0.0, 1.0
+        for point in self._points.values():
+            assumed = low + self._slope * (point.calls - left)
+            left, low = point.calls, max(point.believed(assumed), low)
+            line.append((left, low))
+        self._line = tuple(line)

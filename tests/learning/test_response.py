@@ -115,7 +115,7 @@ class TestShape:
         response = Response(HOSTED_SLOPE)
         for calls in range(1, 20_000):
             response.learn(calls, 1.0)
-        assert len(response._values) <= 15
+        assert len(response._points) <= 15
 
     def test_a_reader_without_a_lock_never_meets_a_line_in_the_making(self) -> None:
         over = threading.Event()
