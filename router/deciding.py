@@ -135,7 +135,7 @@ def _rules(core: Core, parsed: ParsedRequest) -> Rules:
 
 def _features(core: Core, parsed: ParsedRequest, rules: Rules, prompt_tokens: int) -> Features:
     request, options = parsed.request, parsed.options
-    expected = core.fleet.learned.expected(options.task)
+    expected = core.fleet.learned.forecasts.expected(options.task)
     return Features(
         prompt_tokens=prompt_tokens,
         expected_output_tokens=min(expected, request.max_tokens or expected),
@@ -284,7 +284,7 @@ def _most_promising(core: Core, routing: Routing, on_time: Sequence[int]) -> int
     """The model that would be the best if all went as well as can be hoped, if there is one."""
     fleet, features, policy, now = routing.fleet, routing.features, core.config.policy, core.now()
     quality = fleet.quality(features.task)
-    outputs = fleet.learned.outputs(features.task)
+    outputs = fleet.learned.forecasts.outputs(features.task)
 
     def hoped(place: int) -> float:
         found = routing.estimate(place)

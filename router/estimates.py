@@ -70,7 +70,7 @@ def estimate(  # noqa: C901 - one loop without calls: a call per model would dou
         learned.first_tail,
     )
     failing, lost, samples = learned.failing, learned.lost, learned.samples
-    outputs = learned.outputs(features.task)
+    outputs = learned.forecasts.outputs(features.task)
     out_mean, out_spread, sloped = outputs.mean, outputs.spread, outputs.sloped
     window, bounded, tiered = fleet.window, fleet.max_output, fleet.tiered
     price_in, price_out, fee, per_second = fleet.price_in, fleet.price_out, fleet.fee, fleet.per_second

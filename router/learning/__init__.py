@@ -3,8 +3,11 @@
 ::
 
     columns    one list per fact, one place per model: what ranking reads; where samples come in
-    lengths    how many tokens an answer takes, per model and task
-    pace       how fast a model is: to the first token, per prompt token, per output token
+    forecasts  how many tokens an answer takes, for every model and task
+    lengths    the same of one model and task
+    pace       how fast a model is, how far answers scatter, when it has changed
+    regression what each answer tells of that: to the first token, per prompt token, per output token
+    spells     how often a model fails
     response   how much slower it gets under this router's own load
     lognormal  the formulas of the distribution that all of it rests on
 

@@ -2,10 +2,10 @@
 
 Answers' lengths are close to log-normal, so mean and variance are kept of their logarithms; and the mean of
 the lengths themselves, which is right whatever their distribution (the fitted log-normal's mean errs hardly
-less where it fits, and by a quarter where lengths are exponential). All of it forgets exponentially. An answer
-that its limit cut off says only that it would have been longer: it counts as what is then expected of it
-(the expectation step of the EM algorithm for censored data; Tobin 1958, Dempster et al. 1977). Where the
-prompt's length tells of the answer's, a line through the logarithms does.
+less where it fits, and by a quarter where lengths are exponential). All of it forgets exponentially.
+An answer that its limit cut off says only that it would have been longer: it counts as what is then
+expected of it (the expectation step of the EM algorithm for censored data; Tobin 1958, Dempster et al.
+1977). Where the prompt's length tells of the answer's, a line through the logarithms does.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from router.learning.regression import SHORTEST, Regression, Speeds
 from router.profile import Speed
 
 __all__ = ["LONGEST", "Observed", "Pace"]
@@ -40,10 +41,6 @@ PRIOR_SPREAD = 0.25
 PRIOR_DOUBT = 0.7
 #: No backend is steadier than this.
 LEAST_SPREAD = 0.02
-#: The pull towards the profile, in answers: at first, and how fast it fades. What stays is what Bayes' rule
-#: gives a profile as wrong as PRIOR_DOUBT: (scatter of answers ÷ doubt)². Even answers tell the terms apart
-#: without its help, and a pull that stayed would keep them from it.
-PULL, PULL_FADE = 1.0, 0.9
 #: Answers that are not judged, since they show how wrong the profile was and not how steady the model is.
 UNJUDGED = 3
 #: The share of answers that may exceed the quantile, and how fast its correction moves.
@@ -65,13 +62,9 @@ MOST_SURPRISE = 3.0
 #: The least weight of one answer in a spread.
 LEAST_WEIGHT = 0.04
 #: Seconds that a measured time is taken for at least and at most.
-SHORTEST, LONGEST = 1e-6, 1e6
+LONGEST = 1e6
 #: No token takes less, in seconds; so nothing is divided by zero.
 QUICKEST = 1e-12
-#: The request by which two speeds are compared.
-TYPICAL_IN, TYPICAL_OUT = 500.0, 150.0
-#: Output tokens below which a decoding time tells little: the first chunks hold several.
-FEW_TOKENS = 8.0
 
 
 class Observed(NamedTuple):
@@ -94,9 +87,7 @@ class Pace:
     """The speed of one model.
 
     Attributes:
-        base: Seconds to the first token of an empty prompt.
-        per_in: Seconds per prompt token.
-        per_out: Seconds per output token.
+        speeds: What it takes.
         count: Answers seen.
         weight: Answers seen, forgotten ones left out.
         tail: What the normal quantile of a whole answer's time is multiplied by.
@@ -105,36 +96,30 @@ class Pace:
     """
 
     __slots__ = (
-        "_error", "_fastest", "_first_variance", "_last", "_long", "_long_weight", "_prior", "_scale",
-        "_settled", "_solved_at", "_steady", "_sums", "_targets", "_trend", "_variance", "at", "base", "count",
-        "first_tail", "per_in", "per_out", "tail", "weight",
+        "_error", "_fastest", "_first_variance", "_last", "_long", "_long_weight", "_prior", "_regression",
+        "_settled", "_solved_at", "_steady", "_trend", "_variance", "at", "count", "first_tail", "speeds",
+        "tail", "weight",
     )  # fmt: skip
 
     def __init__(self, prior: Speed, *, steady: bool) -> None:
         """Starts at a profile. `steady`: the speed is this machine's, and does not fade with time."""
-        self._prior = (
-            _seconds(prior.ttft),
+        self._prior = Speeds(
+            min(max(prior.ttft, SHORTEST), LONGEST),
             max(1.0 / max(prior.prefill, 1e-6), QUICKEST),
             max(1.0 / max(prior.decode, 1e-6), QUICKEST),
         )
         self._steady = steady
-        self.base, self.per_in, self.per_out = self._prior
-        self._sums = [0.0] * 6  # of products of the columns: 11 12 13 22 23 33
-        self._targets = [0.0] * 3
-        self._scale = [0.0] * 4  # observed ÷ profile: sum and weight to the first token, and after it
+        self.speeds = self._prior
+        self._regression = Regression(self._prior)
         self._long = self._long_weight = 0.0
         self._variance = self._first_variance = PRIOR_SPREAD**2
         self._error = self._trend = self._last = 0.0
-        self._fastest = math.log(self._typical())
+        self._fastest = math.log(self.speeds.typical())
         self.tail = self.first_tail = 1.0
         self.count = 0
         self._settled = 0
         self.weight = 0.0
         self.at = self._solved_at = -math.inf
-
-    def first(self, tokens_in: float) -> float:
-        """Predicted seconds to the first token."""
-        return self.base + tokens_in * self.per_in
 
     def spread(self) -> float:
         """The standard deviation of log(seconds) of answers whose length is known."""
@@ -159,33 +144,34 @@ class Pace:
         since = 0.0 if self._steady else 1.0 - math.exp(-age / UNKNOWN_AFTER)
         suspicion = min(self._trend, 0.0) * self.spread()
         doubt = math.sqrt(self.doubt(now) ** 2 + since * PRIOR_DOUBT**2 + suspicion**2)
-        recovered = max(math.log(self._typical()) - self._fastest, 0.0)
+        recovered = max(math.log(self.speeds.typical()) - self._fastest, 0.0)
         recovered *= 1.0 - math.exp(-age / RECOVERED_AFTER)
         return HOPE * doubt + recovered
 
     def learn(self, seen: Observed, now: float) -> None:
         """Takes one answer in."""
         age = max(now - self.at, 0.0) if self.count else 0.0
-        first, rest = self.first(seen.tokens_in), seen.tokens_out * self.per_out
         total = _seconds(seen.total)
-        self._judge(seen, first, math.log(total / _seconds(first + rest)))
-        first, rest = self.first(seen.tokens_in), seen.tokens_out * self.per_out  # it may have jumped
+        self._judge(seen, total)
+        first, rest = self.speeds.first(seen.tokens_in), seen.tokens_out * self.speeds.per_out
         self._forget(MEMORY if self._steady else MEMORY * math.exp(-age / LIFETIME))
         bound = max(MOST_SURPRISE, math.exp(3.0 * self.spread()))
+        regression, speeds = self._regression, self.speeds
         if seen.ttft is None:
-            self._take_sum(seen, _within(total, first + rest, bound))
+            within = _within(total, first + rest, bound)
+            regression.take_total(speeds, seen.tokens_in, seen.tokens_out, within)
         else:
             ttft = min(_seconds(seen.ttft), total)
-            self._take_first(seen, _within(ttft, first, bound))
+            regression.take_first(speeds, seen.tokens_in, _within(ttft, first, bound))
             if seen.tokens_out > 1.0:  # one token is the first and the last: nothing is to be seen of a speed
-                self._take_rest(seen, _within(total - ttft, rest, bound))
+                regression.take_rest(seen.tokens_out, _within(total - ttft, rest, bound))
         self._remember_long(seen, total, age)
         self.weight += 1.0
         self.count += 1
         self._settled += 1
         self.at = max(now, self.at) if self.count > 1 else now
         self._solve(now)
-        level = math.log(self._typical())
+        level = math.log(self.speeds.typical())
         risen = level - self._fastest
         self._fastest = (
             level
@@ -201,10 +187,12 @@ class Pace:
         if ttft is not None:
             self.first_tail = _corrected(self.first_tail, missed=ttft > first_allowed)
 
-    def _judge(self, seen: Observed, first: float, error: float) -> None:
+    def _judge(self, seen: Observed, total: float) -> None:
         """Learns the spread, and notices a change."""
         if self._settled < UNJUDGED:
             return
+        first = self.speeds.first(seen.tokens_in)
+        error = math.log(total / _seconds(first + seen.tokens_out * self.speeds.per_out))
         surprise, before = error, self._last
         self._last = error
         weight = max(1.0 / (self._settled - UNJUDGED + 3.0), LEAST_WEIGHT)
@@ -234,13 +222,8 @@ class Pace:
     def _jump(self, by: float) -> None:
         """All speeds change at once by exp(`by`)."""
         factor = math.exp(min(max(by, -MOST_JUMP), MOST_JUMP))
-        self._targets = [factor * value for value in self._targets]
-        self._scale = [
-            factor * value if place in (0, 2) else value for place, value in enumerate(self._scale)
-        ]
-        self.base, self.per_in, self.per_out = (
-            factor * value for value in (self.base, self.per_in, self.per_out)
-        )
+        self._regression.multiply(factor)
+        self.speeds = Speeds(*(factor * value for value in self.speeds))
         self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -249,61 +232,11 @@ class Pace:
         self._settled = 0
 
     def _forget(self, kept: float) -> None:
-        self._sums = [kept * value for value in self._sums]
-        self._targets = [kept * value for value in self._targets]
-        self._scale = [kept * value for value in self._scale]
+        self._regression.forget(kept)
         self.weight *= kept
 
-    def _take_sum(self, seen: Observed, total: float) -> None:
-        base, per_in, per_out = self._prior
-        size = (self.first(seen.tokens_in) + seen.tokens_out * self.per_out) / self._whole_scale()
-        self._row((1.0 / size, seen.tokens_in / size, seen.tokens_out / size), total / size, 1.0)
-        ratio = total / (base + seen.tokens_in * per_in + seen.tokens_out * per_out)
-        self._scale[0] += ratio
-        self._scale[1] += 1.0
-        self._scale[2] += ratio
-        self._scale[3] += 1.0
-
-    def _take_first(self, seen: Observed, ttft: float) -> None:
-        base, per_in, _ = self._prior
-        scale = (self.base + TYPICAL_IN * self.per_in) / (base + TYPICAL_IN * per_in)
-        size = max(self.first(seen.tokens_in) / scale, SHORTEST)
-        self._row((1.0 / size, seen.tokens_in / size, 0.0), ttft / size, 1.0)
-        self._scale[0] += ttft / (base + seen.tokens_in * per_in)
-        self._scale[1] += 1.0
-
-    def _take_rest(self, seen: Observed, rest: float) -> None:
-        per_out = self._prior[2]
-        weight = seen.tokens_out / (seen.tokens_out + FEW_TOKENS)
-        ratio = rest / (seen.tokens_out * per_out)
-        self._row((0.0, 0.0, 1.0 / per_out), ratio, weight)
-        self._scale[2] += ratio * weight
-        self._scale[3] += weight
-
-    def _typical(self) -> float:
-        """Seconds of the request by which speeds are compared."""
-        return self.base + TYPICAL_IN * self.per_in + TYPICAL_OUT * self.per_out
-
-    def _whole_scale(self) -> float:
-        base, per_in, per_out = self._prior
-        return max(self._typical() / (base + TYPICAL_IN * per_in + TYPICAL_OUT * per_out), 1e-9)
-
-    def _row(self, x: tuple[float, float, float], target: float, weight: float) -> None:
-        sums, targets = self._sums, self._targets
-        one, two, three = x
-        sums[0] += weight * one * one
-        sums[1] += weight * one * two
-        sums[2] += weight * one * three
-        sums[3] += weight * two * two
-        sums[4] += weight * two * three
-        sums[5] += weight * three * three
-        targets[0] += weight * one * target
-        targets[1] += weight * two * target
-        targets[2] += weight * three * target
-
     def _remember_long(self, seen: Observed, total: float, age: float) -> None:
-        base, per_in, per_out = self._prior
-        ratio = total / (base + seen.tokens_in * per_in + seen.tokens_out * per_out)
+        ratio = total / self._prior.total(seen.tokens_in, seen.tokens_out)
         keep = LONG_MEMORY if self._steady else LONG_MEMORY * math.exp(-age / LONG_LIFETIME)
         self._long_weight = keep * self._long_weight + 1.0
         self._long += (math.log(_seconds(ratio)) - self._long) / self._long_weight
@@ -335,67 +268,17 @@ class Pace:
         if not self._steady:
             long *= math.exp(-max(now - self.at, 0.0) / LONG_LIFETIME)
         long = math.exp(long * self._long_weight / (self._long_weight + 1.0))
-        faded = 0.5 * PULL_FADE**self.count
-        scale = self._scale
-        first = (scale[0] + faded * long) / (scale[1] + faded) if scale[1] else long
-        after = (scale[2] + faded * long) / (scale[3] + faded) if scale[3] else first
-        lasting = min(max(self._variance, LEAST_SPREAD**2) / PRIOR_DOUBT**2, PULL)
-        pull = max(PULL * PULL_FADE**self.count, lasting)
-        solved = self._fit((first, after), pull)
+        noise = max(self._variance, LEAST_SPREAD**2) / PRIOR_DOUBT**2
+        solved = self._regression.solve(self.count, long, noise)
         if kept < 1.0:
             trust = self.weight * kept / (self.weight * kept + 1.0 - kept)
-            back = tuple(value * long for value in self._prior)
-            solved = tuple(
-                math.exp(trust * math.log(max(new, QUICKEST)) + (1.0 - trust) * math.log(max(old, QUICKEST)))
-                for new, old in zip(solved, back, strict=True)
+            solved = Speeds(
+                *(
+                    max(new, QUICKEST) ** trust * max(long * old, QUICKEST) ** (1.0 - trust)
+                    for new, old in zip(solved, self._prior, strict=True)
+                )
             )
-        self.base, self.per_in, self.per_out = (min(max(value, QUICKEST), LONGEST) for value in solved)
-
-    def _fit(self, scales: tuple[float, float], pull: float) -> tuple[float, ...]:
-        base, per_in, per_out = self._prior
-        # How well the profile knows each term; of a small term of the sum it knows little.
-        share = (base, per_in + 0.2 * base / TYPICAL_IN, per_out)
-        wanted = (base * scales[0], per_in * scales[0], per_out * scales[1])
-        one, two, three, four, five, six = self._sums
-        matrix = [[one, two, three], [two, four, five], [three, five, six]]
-        targets = list(self._targets)
-        held = [pull / (one * one) for one in share]
-        for row in range(3):
-            matrix[row][row] += held[row]
-            targets[row] += held[row] * wanted[row]
-        free = [0, 1, 2]
-        while True:
-            found = _solved(matrix, targets, free, held)
-            negative = [place for place, value in zip(free, found, strict=True) if value < 0.0]
-            if not negative:
-                break
-            free = [place for place in free if place not in negative]
-        speeds = [0.0, 0.0, 0.0]
-        for place, value in zip(free, found, strict=True):
-            speeds[place] = value
-        return tuple(speeds)
-
-
-def _solved(
-    matrix: list[list[float]], targets: list[float], free: list[int], held: list[float]
-) -> list[float]:
-    """Solves the normal equations of the free terms.
-
-    They are a matrix without negative eigenvalues plus the diagonal `held`, so no pivot is below its part of
-    that; one that is came of rounding.
-    """
-    rows = [[matrix[row][column] for column in free] + [targets[row]] for row in free]
-    for place, pivot in enumerate(rows):
-        pivot[place] = max(pivot[place], held[free[place]])
-        for other in rows[place + 1 :]:
-            factor = other[place] / pivot[place]
-            for column in range(place, len(pivot)):
-                other[column] -= factor * pivot[column]
-    found = [0.0] * len(rows)
-    for place in range(len(rows) - 1, -1, -1):
-        rest = sum(rows[place][column] * found[column] for column in range(place + 1, len(rows)))
-        found[place] = (rows[place][-1] - rest) / rows[place][place]
-    return found
+        self.speeds = Speeds(*(min(max(value, QUICKEST), LONGEST) for value in solved))
 
 
 def _corrected(tail: float, *, missed: bool) -> float:

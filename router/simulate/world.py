@@ -154,7 +154,7 @@ class World:
         if demand.session is not None:
             options = options.model_copy(update={"session": demand.session})
         rules = rules_of(self._policy, options)
-        expected = self.core.fleet.learned.expected(kind.task)
+        expected = self.core.fleet.learned.forecasts.expected(kind.task)
         features = Features(
             prompt_tokens=demand.prompt_tokens,
             expected_output_tokens=min(expected, kind.max_tokens or expected),

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import router.learning.columns as columns_module
 from router.learning import EXPECTED_OUTPUT_TOKENS, Columns, Sample
-from router.learning.columns import FAILURE_LIFETIME, FOLLOW_AFTER, MOST_TASKS
+from router.learning.forecasts import FOLLOW_AFTER, MOST_TASKS
 from router.learning.lognormal import sum_quantile
 from router.learning.pace import FADING, LONG_LIFETIME, STALE_AFTER, Z95
+from router.learning.spells import FAILURE_LIFETIME
 from router.profile import Profile, Speed
 
 PRIOR = Speed(ttft=0.5, prefill=1000.0, decode=50.0)
@@ -86,7 +86,7 @@ class TestAtFirst:
         assert latency(learned) == pytest.approx(3.5)
         assert learned.samples == [0]
         assert learned.forecast(0, "anything", 1000, None) == (EXPECTED_OUTPUT_TOKENS, 0.0)
-        assert learned.expected("anything") == EXPECTED_OUTPUT_TOKENS
+        assert learned.forecasts.expected("anything") == EXPECTED_OUTPUT_TOKENS
 
     def test_an_answer_just_as_expected_moves_no_speed(self) -> None:
         learned = columns()
@@ -170,7 +170,7 @@ class TestLengths:
     def test_a_new_task_starts_from_what_all_tasks_showed(self) -> None:
         learned = columns(2)
         answers(learned, "code", 1000, count=64)
-        assert learned.expected("new") == pytest.approx(1000, rel=0.2)
+        assert learned.forecasts.expected("new") == pytest.approx(1000, rel=0.2)
         for place in (0, 1):
             assert length(learned, "new", place) == pytest.approx(1000, rel=0.2)
 
@@ -251,7 +251,7 @@ class TestLengths:
         learned = columns()
         for place in range(3 * MOST_TASKS):
             learned.learn(0, sample(task=f"task {place}"))
-        assert len(learned._tasks) == MOST_TASKS
+        assert len(learned.forecasts._tasks) == MOST_TASKS
 
     def test_a_task_for_which_there_is_no_room_is_forecast_as_the_nameless_one(self) -> None:
         learned = columns()
@@ -506,20 +506,6 @@ class TestSteadiness:
         found = [swaps(noise=noise, lengths=lengths, seed=seed) for seed in range(4)]
         assert fmean(found) < 1000 / 10
 
-    def test_the_dead_band_spares_noisy_models_some_of_their_swaps(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        banded = [swaps(noise=0.5, lengths=0.01, seed=seed) for seed in range(6)]
-        monkeypatch.setattr(columns_module, "MOST_BAND", 0.0)
-        free = [swaps(noise=0.5, lengths=0.01, seed=seed) for seed in range(6)]
-        assert fmean(banded) < 0.95 * fmean(free)
-
-    def test_the_dead_band_hides_no_more_than_a_few_percent(self) -> None:
-        learned = columns()
-        for turn in range(300):
-            learned.learn(0, sample(completion=100, ttft=1.5 * 1.07, duration=3.5 * 1.07, at=turn))
-        assert latency(learned) == pytest.approx(3.5 * 1.07, rel=0.025)
-
 
 def full() -> Columns:
     """Two models of which much was learned, the second under load, failing, and at several tasks."""
@@ -564,8 +550,8 @@ class TestCarriedOver:
         for task in ("code", "intent", None, "never seen"):
             for prompt in (100.0, 5000.0):
                 assert new.forecast(2, task, prompt, None) == old.forecast(1, task, prompt, None)
-            assert new.outputs(task).seen.get(2) == old.outputs(task).seen.get(1)
-            assert new.expected(task) == old.expected(task)
+            assert new.forecasts.outputs(task).seen.get(2) == old.forecasts.outputs(task).seen.get(1)
+            assert new.forecasts.expected(task) == old.forecasts.expected(task)
         for calls in (1, 5, 50):
             assert new.slowdown(2, calls) == old.slowdown(1, calls)
         assert new.doubt(2, 500.0) == old.doubt(1, 500.0)
@@ -601,7 +587,9 @@ class TestCarriedOver:
             assert length(learned, "code") == pytest.approx(length(alone, "code"))
             assert learned.failing[0] == pytest.approx(alone.failing[0])
             assert learned.slowdown(0, 3) == pytest.approx(alone.slowdown(0, 3))
-            assert learned.expected("never seen") == pytest.approx(alone.expected("never seen"))
+            assert learned.forecasts.expected("never seen") == pytest.approx(
+                alone.forecasts.expected("never seen")
+            )
 
     def test_other_models_speeds_know_nothing_of_it(self) -> None:
         old, new = full(), columns(3)
@@ -626,7 +614,7 @@ class TestCarriedOver:
         answers(old, None, 50, count=60)
         new.carry_over(0, old, 0)
         assert length(new, None) == length(old, None)
-        assert len(new._tasks) == MOST_TASKS
+        assert len(new.forecasts._tasks) == MOST_TASKS
 
     def test_nothing_learned_is_nothing_carried_over(self) -> None:
         new = columns()
@@ -641,11 +629,11 @@ class TestReaders:
         for _ in range(60):
             prompt = chance.randint(100, 5000)
             learned.learn(0, sample(prompt=prompt, completion=prompt // 2))
-        held = learned.outputs(None).sloped  # a decision begins, and is interrupted
+        held = learned.forecasts.outputs(None).sloped  # a decision begins, and is interrupted
         assert 0 in held
         for _ in range(400):
             learned.learn(0, sample(prompt=chance.randint(100, 5000), completion=chance.randint(50, 500)))
-        assert 0 not in learned.outputs(None).sloped
+        assert 0 not in learned.forecasts.outputs(None).sloped
         assert held[0].at(500.0) > 0
 
     def test_a_reader_without_a_lock_never_sees_a_half_made_state(self) -> None:
@@ -657,7 +645,7 @@ class TestReaders:
             try:
                 while not over.is_set():
                     for place in range(3):
-                        outputs = learned.outputs("code")
+                        outputs = learned.forecasts.outputs("code")
                         sloped = outputs.sloped  # as ranking reads it
                         if place in sloped:
                             assert 0 < sloped[place].at(500.0) < 1e6
@@ -665,7 +653,7 @@ class TestReaders:
                         assert 0 < length(learned, "intent", place) < 1e6
                         assert 0 < latency(learned, place=place) < 1e4
                         assert all(1 <= factor < 100 for factor in learned.slowdown(place, 50))
-                        assert 0 < learned.expected("code") < 1e6
+                        assert 0 < learned.forecasts.expected("code") < 1e6
                         assert 0 < learned.doubt(place, 50.0) < 10
             except BaseException as error:  # noqa: BLE001 - handed to the test's own thread
                 failures.append(error)

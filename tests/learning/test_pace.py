@@ -68,13 +68,13 @@ def fresh(*, steady: bool = False) -> Pace:
 
 
 def predicted(pace: Pace, tokens_in: float = 500.0, tokens_out: float = 150.0) -> float:
-    return pace.first(tokens_in) + tokens_out * pace.per_out
+    return pace.speeds.first(tokens_in) + tokens_out * pace.speeds.per_out
 
 
 def within(pace: Pace, seen: Observed) -> tuple[float, float]:
     """Seconds that 95 % of such answers are predicted to take at most: in all, and to the first token."""
-    first = pace.first(seen.tokens_in)
-    total = first + seen.tokens_out * pace.per_out
+    first = pace.speeds.first(seen.tokens_in)
+    total = first + seen.tokens_out * pace.speeds.per_out
     return (
         sum_quantile(((total, 0.0),), pace.spread(), Z95 * pace.tail),
         sum_quantile(((first, 0.0),), pace.first_spread(), Z95 * pace.first_tail),
@@ -123,9 +123,9 @@ class TestTheThreeTerms:
     )
     def test_a_stream_tells_which_part_is_slow(self, host: Host) -> None:
         pace = taught(host, 80, noise=log_normal(0.1))
-        assert pace.first(0.0) == pytest.approx(host.base, rel=0.35, abs=0.1)
-        assert pace.first(2000.0) == pytest.approx(host.base + 2000 * host.per_in, rel=0.2)
-        assert pace.per_out == pytest.approx(host.per_out, rel=0.1)
+        assert pace.speeds.first(0.0) == pytest.approx(host.base, rel=0.35, abs=0.1)
+        assert pace.speeds.first(2000.0) == pytest.approx(host.base + 2000 * host.per_in, rel=0.2)
+        assert pace.speeds.per_out == pytest.approx(host.per_out, rel=0.1)
 
     @pytest.mark.parametrize(
         "host",
@@ -157,7 +157,7 @@ class TestTheThreeTerms:
         pace = fresh()
         for turn in range(20):
             take(pace, Observed(500, 0, 0.7, 0.7), turn)
-        assert pace.per_out == pytest.approx(1 / 60, rel=0.05)
+        assert pace.speeds.per_out == pytest.approx(1 / 60, rel=0.05)
 
     def test_prompts_that_are_all_cached_teach_a_base_that_could_not_be_seen_before(self) -> None:
         pace, chance = fresh(), random.Random(3)
@@ -165,7 +165,7 @@ class TestTheThreeTerms:
             take(pace, Host(1e-4, 1 / 1000, 1 / 60).answer(chance, log_normal(0.3)), turn)
         for turn in range(60, 120):
             take(pace, Observed(0.0, 150, 0.3, 2.8), turn)
-        assert 0.15 < pace.first(0.0) < 0.35
+        assert 0.15 < pace.speeds.first(0.0) < 0.35
 
 
 NOISES = {
@@ -371,7 +371,7 @@ ANY_RATE = st.sampled_from([0.0, 1e-9, 1.0, 60.0, 1e4, 1e12, 1e308, math.inf])
 
 
 def check(pace: Pace, now: float) -> None:
-    for term in (pace.base, pace.per_in, pace.per_out):
+    for term in (pace.speeds.base, pace.speeds.per_in, pace.speeds.per_out):
         assert 0.0 < term <= LONGEST
     for value in (pace.spread(), pace.first_spread(), pace.tail, pace.first_tail, pace.doubt(now)):
         assert 0.0 < value < 1e3
