@@ -76,7 +76,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """The types of answers are loaded when they are asked for: `RoutedCompletion` needs openai."""
+    """What is heavy is loaded when it is asked for: the types of answers (openai), the simulator."""
     if name == "RoutedCompletion":
         from router.completion import RoutedCompletion
 
@@ -85,4 +85,8 @@ def __getattr__(name: str) -> object:
         from router import streams
 
         return getattr(streams, name)
+    if name == "simulate":
+        from importlib import import_module
+
+        return import_module("router.simulate")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
