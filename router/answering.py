@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from router.deciding import choose, explore
+from router.deciding import choose
 from router.driver import Run
 from router.errors import NoEligibleModelError
+from router.exploring import explore
 from router.streams import AsyncRoutedStream
 from router.validation import ParsedRequest, parse_request
 

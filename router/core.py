@@ -21,10 +21,7 @@ from router.attempts import AttemptMachine, Plan
 from router.backoff import Backoff
 from router.config import RouterConfig
 from router.decision import Decision
-from router.errors import (
-    RouterClosedError,
-    RouterError,
-)
+from router.errors import RouterClosedError, RouterError
 from router.fleet import Fleet
 from router.health import Health, RetryBudget
 from router.learning import Columns

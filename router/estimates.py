@@ -19,6 +19,8 @@ from router.objective import Breach, Estimate
 
 __all__ = ["Situation", "cost_within", "estimate", "price_parts"]
 
+#: How wrong the forecast of a length may be before there was an answer: the standard deviation of its log.
+LENGTH_DOUBT = 0.7
 #: Output tokens that must fit behind the prompt when the caller sets no limit.
 LEAST_OUTPUT_TOKENS = 16
 
@@ -78,6 +80,7 @@ def estimate(  # noqa: C901 - one loop without calls: a call per model would dou
     tokens, limit, choices = features.prompt_tokens, features.max_output_tokens, features.choices
     waits, slowdowns, cached = now.waits, now.slowdowns, now.cached
     room = LEAST_OUTPUT_TOKENS if limit is None else limit
+    cap = math.inf if limit is None else float(limit)
     cut: tuple[float, float, float, float] = (-1.0, 0.0, 0.0, 0.0)
     for place in places:
         tokens_in = frame[place] + tokens * ratio[place]
@@ -90,6 +93,10 @@ def estimate(  # noqa: C901 - one loop without calls: a call per model would dou
         tokens_out, scatter = out_mean[place], out_spread[place]
         if sloped and place in sloped:
             tokens_out = sloped[place].at(tokens_in)
+        most = cap
+        if place in bounded:
+            most = min(cap, bounded[place])
+            tokens_out = min(tokens_out, most)
         if limit is not None:
             if tokens_out != cut[0] or scatter != cut[1]:  # models that nothing is known of are alike
                 cut = (
@@ -99,6 +106,8 @@ def estimate(  # noqa: C901 - one loop without calls: a call per model would dou
                     capped_spread(tokens_out, scatter, limit),
                 )
             tokens_out, scatter = cut[2], cut[3]
+        if not scatter:
+            scatter = LENGTH_DOUBT
         kept = tokens_in * cached[place] if place in cached else 0.0
         first = base[place] + (tokens_in - kept) * per_in[place]
         work = first + tokens_out * per_out[place]
@@ -124,6 +133,7 @@ def estimate(  # noqa: C901 - one loop without calls: a call per model would dou
             kept,
             tokens_out,
             scatter,
+            most,
             wait,
             lost[place],
             failing[place],

@@ -18,14 +18,12 @@ from router.loading import load_adapter
 from router.models import Model
 from router.profile import Profile
 
-__all__ = ["Eligibility", "EligibilityKey", "Fleet"]
+__all__ = ["Eligibility", "EligibilityKey", "Fleet", "tells_load"]
 
 #: Kinds of request whose static eligibility is remembered.
 MOST_KINDS = 512
 #: Assumption: half of what could be cached is, with hosts that have a price for it.
 CACHED_SHARE = 0.5
-
-
 #: What is said about a model and changes nothing of what answers.
 _ABOUT = frozenset(
     (
@@ -136,7 +134,7 @@ class Fleet:
         self.asked = tuple(
             place
             for place, (model, profile) in enumerate(zip(self.models, self.profiles, strict=True))
-            if profile.local or model.adapter not in ("hosted", "local")
+            if tells_load(profile, model.adapter)
         )
 
     def _eligibility(self, key: EligibilityKey) -> Eligibility:
@@ -227,6 +225,11 @@ class _Slot:
                 if self.adapter is None:
                     self.adapter = load_adapter(self.model, self.settings)
         return self.adapter
+
+
+def tells_load(profile: Profile, adapter: str) -> bool:
+    """Whether a model's adapter is asked how busy it is: engines of this machine, and what is not ours."""
+    return profile.local or adapter not in ("hosted", "local")
 
 
 def _static_rejection(name: str, profile: Profile, key: EligibilityKey) -> str | None:

@@ -242,7 +242,7 @@ def _sample(routing: Routing, attempt: LiveAttempt, begun: float, ended: float) 
         counted_tokens=features.prompt_tokens,
         prompt_tokens=reported.prompt_tokens if reported else None,
         cached_tokens=reported.cached_tokens if reported else 0,
-        completion_tokens=reported.completion_tokens if reported else None,
+        completion_tokens=_told_tokens(attempt),
         max_tokens=features.max_output_tokens,
         choices=features.choices,
         ttft=None if attempt.visible_at is None else attempt.visible_at - begun,
@@ -250,6 +250,12 @@ def _sample(routing: Routing, attempt: LiveAttempt, begun: float, ended: float) 
         ahead=attempt.ticket.ahead,
         at=ended,
     )
+
+
+def _told_tokens(attempt: LiveAttempt) -> int | None:
+    """Tokens of the answer, by its usage or else by its text; None if neither tells any."""
+    told = attempt.usage_is_reported or attempt.characters > 0
+    return attempt.usage.completion_tokens if attempt.usage is not None and told else None
 
 
 def snapshot(name: str, attempt: LiveAttempt) -> Attempt:

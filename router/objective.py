@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from router.config import Policy
 from router.learning.lognormal import quantile, sum_quantile, z_of
+from router.learning.pace import PRIOR_SPREAD
 
 __all__ = [
     "RELAXED",
@@ -25,6 +26,11 @@ __all__ = [
 
 #: The most that a quantile is asked for: beyond it, no distribution is known well enough.
 SUREST = 0.9995
+#: From this probability on, what is kept with it is no less than the mean: of a very skewed distribution the
+#: quantile may be.
+EVEN = 0.9
+#: Answers from which a model's figures are measured rather than its profile's.
+MEASURED_AFTER = 3
 
 RELAXED = ("max_latency", "max_ttft", "min_quality", "max_cost")
 """What `on_infeasible="relax"` gives up, in this order."""
@@ -54,6 +60,7 @@ class Estimate(NamedTuple):
         cached: Of these, expected to be found cached.
         tokens_out: Mean tokens of one answer.
         scatter: Standard deviation of the logarithm of the answer's tokens.
+        most_out: The most tokens of one answer, by the caller's limit or the model's own; may be infinite.
         wait: Seconds before the model begins.
         lost: Mean seconds that failures cost.
         failing: Probability that an attempt fails.
@@ -71,6 +78,7 @@ class Estimate(NamedTuple):
     cached: float
     tokens_out: float
     scatter: float
+    most_out: float
     wait: float
     lost: float = 0.0
     failing: float = 0.0
@@ -97,8 +105,12 @@ class Estimate(NamedTuple):
 
     def work_within(self, probability: float) -> float:
         """Seconds from the beginning to the end that are kept with a probability."""
-        z = self._z(probability)
-        return sum_quantile(((self.first, 0.0), (self.decode, self.scatter)), self.spread, z * self.tail)
+        z = self._z(probability) * self.tail
+        within = sum_quantile(((self.first, 0.0), (self.decode, self.scatter)), self.spread, z)
+        if self.most_out < math.inf:  # an answer at its limit is as long as one can be
+            longest = self.first + self.decode * self.most_out / max(self.tokens_out, 1e-9)
+            within = min(within, quantile(longest, self.spread, z))
+        return max(within, self.work) if probability >= EVEN else within
 
     def latency_within(self, probability: float) -> float:
         """Seconds to the end, wait included, that are kept with a probability."""
@@ -106,7 +118,8 @@ class Estimate(NamedTuple):
 
     def first_within(self, probability: float) -> float:
         """Seconds from the beginning to the first token that are kept with a probability."""
-        return quantile(self.first, self.first_spread, self._z(probability) * self.first_tail)
+        within = quantile(self.first, self.first_spread, self._z(probability) * self.first_tail)
+        return max(within, self.first) if probability >= EVEN else within
 
     def ttft_within(self, probability: float) -> float:
         """Seconds to the first token, wait included, that are kept with a probability."""
@@ -114,7 +127,24 @@ class Estimate(NamedTuple):
 
     def tokens_within(self, probability: float) -> float:
         """Output tokens of one answer that are not exceeded with a probability."""
-        return quantile(self.tokens_out, self.scatter, z_of(probability))
+        within = min(quantile(self.tokens_out, self.scatter, z_of(probability)), self.most_out)
+        return max(within, self.tokens_out) if probability >= EVEN else within
+
+    def keeps_latency(self, probability: float) -> float:
+        """Seconds to the end that a constraint is held against.
+
+        A model that was hardly asked yet is taken at its profile's word here: its honest doubt would break
+        every limit, and nobody would ever find out.
+        """
+        if self.seen >= MEASURED_AFTER:
+            return self.latency_within(probability)
+        return self.wait + quantile(self.work, PRIOR_SPREAD, z_of(probability))
+
+    def keeps_ttft(self, probability: float) -> float:
+        """Seconds to the first token that a constraint is held against; as `keeps_latency`."""
+        if self.seen >= MEASURED_AFTER:
+            return self.ttft_within(probability)
+        return self.wait + quantile(self.first, PRIOR_SPREAD, z_of(probability))
 
     def _z(self, probability: float) -> float:
         """The normal quantile of what an answer may take if the model is to keep a time that often.
@@ -199,11 +229,11 @@ def breaches(rules: Rules, found: Estimate, quality: float | None) -> tuple[Brea
     broken: list[Breach] = []
     confidence = rules.policy.confidence
     if rules.max_latency is not None:
-        late = found.latency_within(confidence)
+        late = found.keeps_latency(confidence)
         if late > rules.max_latency:
             broken.append(("max_latency", late, rules.max_latency))
     if rules.max_ttft is not None:
-        late = found.ttft_within(confidence)
+        late = found.keeps_ttft(confidence)
         if late > rules.max_ttft:
             broken.append(("max_ttft", late, rules.max_ttft))
     if rules.min_quality is not None:

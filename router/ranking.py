@@ -180,7 +180,7 @@ class Ranked(Ranking):
         deadline = self.rules.deadline
         if deadline is not None:
             # Each once: a quantile takes a few microseconds.
-            within = {place: found[place].latency_within(policy.confidence) for place in self.order}
+            within = {place: found[place].keeps_latency(policy.confidence) for place in self.order}
             self.late = frozenset(place for place in self.order if within[place] > deadline)
             if self.late:
                 # What is likely to miss it comes last, the likeliest to make it first.

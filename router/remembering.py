@@ -57,7 +57,7 @@ def _learn(fleet: Fleet, one: PastAttempt, at: float) -> None:
         return
     if worked <= 0.0:
         return
-    sample = _sample(one, max(worked, 0.0), at + one.duration)
+    sample = _sample(one, worked, at + one.duration)
     if one.outcome == "succeeded":
         learned.learn(place, sample)
     else:

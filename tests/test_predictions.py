@@ -27,7 +27,8 @@ from router import (
     RoutedCompletion,
 )
 from router.core import Core
-from router.deciding import choose, explore
+from router.deciding import choose
+from router.exploring import explore
 from router.live import begin, book, start
 from router.testing import ManualClock, ScriptedModel, Step
 from router.validation import parse_request

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from router.learning.forecasts import Forecasts
 from router.learning.lengths import EXPECTED_OUTPUT_TOKENS
 from router.learning.lognormal import capped, capped_spread, sum_quantile
-from router.learning.pace import Z95, Observed, Pace
+from router.learning.pace import LONGEST, Z95, Observed, Pace
 from router.learning.response import HOSTED_SLOPE, LOCAL_SLOPE, Response
 from router.learning.spells import Failures
-from router.profile import Profile
+from router.profile import HOSTED_SPEED, Profile
 
 __all__ = ["Columns", "Sample"]
 
-#: The least weight of a sample in a token ratio: the last twenty count.
+#: The least weight of a sample in a token ratio or a mean time: the last twenty count.
 LEAST_WEIGHT = 0.05
-#: The weight of a token ratio of 1, in samples.
+#: The weight of what these start from, in samples.
 PRIOR_SAMPLES = 3
 #: One count moves a token ratio by this factor at most.
 MOST_STEP = 4.0
@@ -33,6 +33,8 @@ MOST_STEP = 4.0
 FRAME_TOKENS = 100.0
 #: Places that are looked at for staleness with each decision; so thousands of models cost nothing.
 SWEEP = 4
+#: A model that nothing was learned of. How it is doubted does not depend on its profile.
+_UNTOUCHED = Pace(HOSTED_SPEED, steady=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,9 +104,8 @@ class Columns:
         self.base = [speed.ttft for speed in speeds]
         self.per_in = [1.0 / speed.prefill for speed in speeds]
         self.per_out = [1.0 / speed.decode for speed in speeds]
-        fresh = _untouched()
-        self.spread = [fresh.spread()] * models
-        self.first_spread = [fresh.first_spread()] * models
+        self.spread = [_UNTOUCHED.spread()] * models
+        self.first_spread = [_UNTOUCHED.first_spread()] * models
         self.tail = [1.0] * models
         self.first_tail = [1.0] * models
         self.failing = [0.0] * models
@@ -139,12 +140,14 @@ class Columns:
         """How many times as long a model takes with other calls under way: to the first token, and in all."""
         response = self._responses.get(place)
         if response is None:
-            slope = LOCAL_SLOPE if self._profiles[place].local else HOSTED_SLOPE
-            factor = 1.0 + slope * calls
+            factor = 1.0 + self._assumed_slope(place) * calls
             return factor, factor
         factor = response.at(calls)
         first = self._first_responses.get(place)
         return (factor if first is None else first.at(calls)), factor
+
+    def _assumed_slope(self, place: int) -> float:
+        return LOCAL_SLOPE if self._profiles[place].local else HOSTED_SLOPE
 
     def doubt(self, place: int, now: float) -> float:
         """How uncertain a model's mean latency is: the standard deviation of its logarithm."""
@@ -182,8 +185,7 @@ class Columns:
         self._learn_pace(
             place, sample, tokens_in - min(sample.cached_tokens, tokens_in), tokens_out, expected
         )
-        weight = max(LEAST_WEIGHT, 1.0 / (self.samples[place] + PRIOR_SAMPLES))
-        self.service[place] += weight * (min(max(0.0, sample.duration), 1e6) - self.service[place])
+        self.service[place] += self._weight(place) * (_seconds(sample.duration) - self.service[place])
         self.samples[place] += 1
         if place in self._failures:
             self._failures[place].add(0.0, None, sample.at)
@@ -191,8 +193,8 @@ class Columns:
 
     def loaded(self, place: int, seconds: float) -> None:
         """Loading a model took so long."""
-        seconds = min(max(0.0, seconds), 1e6)  # in this order a NaN is nothing
-        self.load[place] += (1.0 if not self.samples[place] else 0.5) * (seconds - self.load[place])
+        weight = 0.5 if self.samples[place] else 1.0  # before the first answer, there was only a guess
+        self.load[place] += weight * (_seconds(seconds) - self.load[place])
 
     def failed(self, place: int, seconds: float, now: float) -> None:
         """An attempt failed after so many seconds, by the model's fault."""
@@ -227,9 +229,13 @@ class Columns:
         if place not in self._paces and place not in self._failures:
             self._seen.append(place)
 
+    def _weight(self, place: int) -> float:
+        """The weight of the next sample."""
+        return max(LEAST_WEIGHT, 1.0 / (self.samples[place] + PRIOR_SAMPLES))
+
     def _learn_counts(self, place: int, counted: int, tokens_in: float, expected: float) -> None:
-        weight = max(LEAST_WEIGHT, 1.0 / (self.samples[place] + PRIOR_SAMPLES))
-        step = weight * (min(max(tokens_in, expected / MOST_STEP), expected * MOST_STEP) - expected)
+        told = min(max(tokens_in, expected / MOST_STEP), expected * MOST_STEP)
+        step = self._weight(place) * (told - expected)
         share = counted / (counted + FRAME_TOKENS)
         ratio = self.ratio[place]
         self.ratio[place] = max(ratio + step * share / counted, ratio / MOST_STEP)
@@ -270,7 +276,7 @@ class Columns:
         self._show_pace(place, pace)
 
     def _learn_response(self, place: int, sample: Sample, first: float, total: float) -> None:
-        slope = LOCAL_SLOPE if self._profiles[place].local else HOSTED_SLOPE
+        slope = self._assumed_slope(place)
         response = self._responses.setdefault(place, Response(slope))
         response.learn(sample.ahead, sample.duration / max(total, 1e-9))
         if sample.ttft is not None:
@@ -278,23 +284,15 @@ class Columns:
             response.learn(sample.ahead, sample.ttft / max(first, 1e-9))
 
     def _show_pace(self, place: int, pace: Pace) -> None:
-        spread = pace.spread()
         self.base[place], self.per_in[place], self.per_out[place] = pace.speeds
-        self.spread[place] = spread
+        self.spread[place] = pace.spread()
         self.first_spread[place] = pace.first_spread()
         self.tail[place] = pace.tail
         self.first_tail[place] = pace.first_tail
 
     def _show_failures(self, place: int, now: float) -> None:
-        failing, seconds = self._failures[place].at(now)
-        self.failing[place] = failing
-        self.lost[place] = seconds
+        self.failing[place], self.lost[place] = self._failures[place].at(now)
 
 
-def _untouched() -> Pace:
-    from router.profile import HOSTED_SPEED
-
-    return Pace(HOSTED_SPEED, steady=False)
-
-
-_UNTOUCHED = _untouched()
+def _seconds(time: float) -> float:
+    return min(max(0.0, time), LONGEST)  # in this order a NaN is nothing

@@ -129,11 +129,12 @@ class Forecasts:
 
     def _prior(self, pooled: Forecast, place: int) -> Forecast:
         """The same of one model, before it gave any."""
+        return Forecast(pooled.mean * math.exp(self._talkative(place)), pooled.spread)
+
+    def _talkative(self, place: int) -> float:
+        """Log of how many times the others' length a model's answers take, as far as there is evidence."""
         weight = self._talk_weight[place]
-        if not weight:
-            return Forecast(pooled.mean, pooled.spread)
-        talk = self._talk[place] * weight / (weight + LIKE_OTHERS)
-        return Forecast(pooled.mean * math.exp(talk), pooled.spread)
+        return self._talk[place] * weight / (weight + LIKE_OTHERS)
 
     def learn(
         self, place: int, name: str | None, tokens_in: float, tokens_out: float, limit: int | None
@@ -146,13 +147,12 @@ class Forecasts:
         outputs = task.outputs
         before = outputs.sloped.get(place) or Forecast(outputs.mean[place], outputs.spread[place])
         log = lengths.add(tokens_out, tokens_in, None if limit is None else float(limit), before)
-        weight = self._talk_weight[place]
-        talk = self._talk[place] * weight / (weight + LIKE_OTHERS)
-        alike = math.exp(min(log - talk, 20.0))  # as long as another model's answer would have been
+        # As long as another model's answer would have been.
+        alike = math.exp(min(log - self._talkative(place), 20.0))
         for pool in (task.pooled, self._all):
             pool.add(max(alike, 1.0), tokens_in, None, Forecast(max(alike, before.mean), PRIOR_SPREAD))
         if len(task.lengths) > 1:
-            self._talk_weight[place] = TALK_MEMORY * weight + 1.0
+            self._talk_weight[place] = TALK_MEMORY * self._talk_weight[place] + 1.0
             self._talk[place] += (log - task.pooled.log - self._talk[place]) / self._talk_weight[place]
         pooled = self._pooled(task)
         self._show(task, place, pooled)

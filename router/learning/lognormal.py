@@ -8,28 +8,29 @@ Distributions", vol. 1, chapter 14, has all that stands here.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from statistics import NormalDist
 
-__all__ = ["above", "capped", "capped_spread", "quantile", "sum_quantile", "z_of"]
+__all__ = ["above", "below", "capped", "capped_spread", "quantile", "sum_quantile", "z_of"]
 
 _ROOT_2 = math.sqrt(2.0)
 _ROOT_2_PI = math.sqrt(2.0 * math.pi)
 #: Beyond so many standard deviations a tail is nothing.
 _FAR = 8.0
 _NORMAL = NormalDist()
-_Z: dict[float, float] = {}
+#: Probabilities whose quantile is remembered. A policy has one; those of a model that fails now and then
+#: change with every request, and must not add up.
+_MOST_KEPT = 256
 
 
+@lru_cache(_MOST_KEPT)
 def z_of(probability: float) -> float:
     """The quantile of the standard normal distribution."""
-    found = _Z.get(probability)
-    if found is None:
-        found = _Z[probability] = _NORMAL.inv_cdf(probability)
-    return found
+    return _NORMAL.inv_cdf(probability)
 
 
-def _below(z: float) -> float:
-    """P(Z ≤ z)."""
+def below(z: float) -> float:
+    """P(Z ≤ z) of a standard normal Z."""
     return 0.5 * math.erfc(-z / _ROOT_2)
 
 
@@ -40,7 +41,7 @@ def capped(mean: float, spread: float, limit: float) -> float:
     z = math.log(limit / mean) / spread + 0.5 * spread
     if z > _FAR:
         return mean
-    return mean * _below(z - spread) + limit * _below(-z)
+    return mean * below(z - spread) + limit * below(-z)
 
 
 def capped_spread(mean: float, spread: float, limit: float) -> float:
@@ -50,8 +51,8 @@ def capped_spread(mean: float, spread: float, limit: float) -> float:
     z = math.log(limit / mean) / spread + 0.5 * spread
     if z > _FAR:
         return spread
-    first = mean * _below(z - spread) + limit * _below(-z)
-    second = mean * mean * math.exp(spread * spread) * _below(z - 2 * spread) + limit * limit * _below(-z)
+    first = mean * below(z - spread) + limit * below(-z)
+    second = mean * mean * math.exp(spread * spread) * below(z - 2 * spread) + limit * limit * below(-z)
     return math.sqrt(math.log(max(second / (first * first), 1.0)))
 
 
@@ -62,13 +63,13 @@ def above(log_mean: float, spread: float, limit: float) -> tuple[float, float, f
         E[log X], the variance of log X, and E[X], all given X ≥ limit.
     """
     z = (math.log(limit) - log_mean) / spread
-    tail = _below(-z)
+    tail = below(-z)
     if tail < 1e-12:  # noqa: PLR2004 - the limit is far out: what is above it is hardly above it
         return math.log(limit), 0.0, limit
     hazard = math.exp(-0.5 * z * z) / _ROOT_2_PI / tail
     log = log_mean + spread * hazard
     variance = spread * spread * max(1.0 + z * hazard - hazard * hazard, 0.0)
-    mean = math.exp(log_mean + 0.5 * spread * spread) * _below(spread - z) / tail
+    mean = math.exp(log_mean + 0.5 * spread * spread) * below(spread - z) / tail
     return log, variance, max(mean, limit)
 
 

@@ -61,7 +61,7 @@ HOPE, UNKNOWN_AFTER, RECOVERED_AFTER, BEST_LIFETIME = 1.5, 1800.0, 60.0, 3600.0
 MOST_SURPRISE = 3.0
 #: The least weight of one answer in a spread.
 LEAST_WEIGHT = 0.04
-#: Seconds that a measured time is taken for at least and at most.
+#: No time is taken for more, in seconds.
 LONGEST = 1e6
 #: No token takes less, in seconds; so nothing is divided by zero.
 QUICKEST = 1e-12

@@ -2,19 +2,27 @@
 
 The real policy, health, limits, retries and learning run on a simulated clock; the backends are made up::
 
-    from router import HostedModel, Policy, Price
+    from router import HostedModel, LocalModel, Policy, Price
     from router.simulate import Backend, Poisson, Task, Workload, run
 
+    own = LocalModel("own", path="own.gguf", usd_per_hour=0.4)
     small = HostedModel("small", base_url="http://small.invalid/v1", price=Price(input=0.1, output=0.3))
     large = HostedModel("large", base_url="http://large.invalid/v1", price=Price(input=2, output=8))
     report = run(
         Workload(tasks=[Task(name="chat")], arrivals=Poisson(rate=2.0), requests=10_000),
-        [Backend(model=small, ttft=0.3, decode=80), Backend(model=large, ttft=0.6, decode=50)],
+        [
+            Backend(model=own, ttft=0.05, decode=120, slots=2, load=8),
+            Backend(model=small, ttft=0.3, decode=80),
+            Backend(model=large, ttft=0.6, decode=50),
+        ],
         Policy(value_of_time=0.001),
     )
     print(report)
 
-It calls nothing, opens no socket and loads no model; one seed gives one report.
+Models, prices and the policy are those that a `Router` would be given; a model's file or key need not be
+there. How a backend behaves is the truth that the router has to find out: seconds, tokens per second,
+requests per second. `Recorded` asks what a ledger recorded, `compare` runs other choosers on the same
+requests. It calls nothing, opens no socket and loads no model; one seed gives one report.
 
 ::
 
@@ -33,7 +41,8 @@ from router.simulate.arrivals import Arrivals, AtOnce, Poisson, Regular
 from router.simulate.backends import Backend, PromptCache
 from router.simulate.choosers import BASELINES, CHOOSERS
 from router.simulate.comparing import Comparison, compare
-from router.simulate.histogram import Spread
+from router.simulate.demand import Demands
+from router.simulate.histogram import Percentiles
 from router.simulate.processes import Bursts, Diurnal, Drift, Outages, Process, Steady
 from router.simulate.recorded import Recorded
 from router.simulate.report import Report, side_by_side
@@ -50,9 +59,11 @@ __all__ = [
     "Bursts",
     "Comparison",
     "Conversation",
+    "Demands",
     "Diurnal",
     "Drift",
     "Outages",
+    "Percentiles",
     "Poisson",
     "Process",
     "PromptCache",
@@ -60,7 +71,6 @@ __all__ = [
     "Regular",
     "Report",
     "Scenario",
-    "Spread",
     "Steady",
     "Task",
     "Workload",

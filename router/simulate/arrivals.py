@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import repeat, takewhile
+from typing import TYPE_CHECKING
 
 from pydantic import SerializeAsAny
 
@@ -13,7 +14,6 @@ from router.declared import Declared
 from router.simulate.processes import NotNegative, Positive, Process, joined
 
 __all__ = ["Arrivals", "AtOnce", "Poisson", "Regular"]
-
 
 #: After so many candidates in a row that were dropped, the rate is 0 for good.
 ENOUGH = 1_000_000
@@ -37,6 +37,10 @@ class Poisson(Arrivals):
 
     rate: Positive
     over_time: tuple[SerializeAsAny[Process], ...] = ()
+
+    if TYPE_CHECKING:  # what may be passed; pydantic turns it into what is declared above
+
+        def __init__(self, *, rate: float, over_time: Sequence[Process] = ()) -> None: ...
 
     def times(self, seed: str) -> Iterator[float]:
         """As `Arrivals`. Thinning (Lewis and Shedler, 1979): candidates at the highest rate, some dropped."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, SerializeAsAny
 
@@ -82,6 +82,30 @@ class Backend(Declared):
     outages: Outages = Field(default_factory=Outages)
     cache: PromptCache | None = None
 
+    if TYPE_CHECKING:  # what may be passed; pydantic turns it into what is declared above
+
+        def __init__(
+            self,
+            *,
+            model: Model,
+            ttft: float = 0.4,
+            prefill: float = 10_000.0,
+            decode: float = 60.0,
+            noise: float = 0.2,
+            slots: int | None = None,
+            load: float = 0.0,
+            verbosity: float = 1.0,
+            token_ratio: float = 1.0,
+            failure: float = 0.0,
+            failure_after: float = 0.3,
+            failure_kind: Failing = "server error",
+            latency_over_time: Sequence[Process] = (),
+            output_over_time: Sequence[Process] = (),
+            failure_over_time: Sequence[Process] = (),
+            outages: Outages | Mapping[str, object] = ...,
+            cache: PromptCache | None = None,
+        ) -> None: ...
+
     @property
     def name(self) -> str:
         """The model's name."""
@@ -113,10 +137,17 @@ def check_backends(backends: Sequence[Backend]) -> tuple[Backend, ...]:
     """The backends, if a simulation can run on them.
 
     Raises:
-        ConfigurationError: if there are none, or two have one name.
+        ConfigurationError: if there are none, one is something else, or two have one name.
     """
-    if not backends:
-        raise ConfigurationError("at least one backend is needed", field="backends")
+    if not isinstance(backends, Sequence) or not backends:
+        raise ConfigurationError("a sequence of one or more backends is needed", field="backends")
+    for place, backend in enumerate(backends):
+        if not isinstance(backend, Backend):
+            raise ConfigurationError(
+                f"backends.{place}: a Backend is needed, not {type(backend).__name__}; "
+                "Backend(model=..., ttft=..., decode=...) says how a model behaves",
+                field=f"backends.{place}",
+            )
     names = [backend.name for backend in backends]
     for place, name in enumerate(names):
         if name in names[:place]:

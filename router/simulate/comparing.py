@@ -10,7 +10,7 @@ from router.config import Policy, Recovery
 from router.errors import ConfigurationError
 from router.simulate.backends import Backend
 from router.simulate.choosers import CHOOSERS
-from router.simulate.demand import Traffic
+from router.simulate.demand import Demands
 from router.simulate.report import Report, side_by_side
 from router.simulate.world import run
 
@@ -47,7 +47,7 @@ class Comparison:
 
 
 def compare(
-    workload: Traffic,
+    workload: Demands,
     backends: Sequence[Backend],
     policy: Policy | None = None,
     *,

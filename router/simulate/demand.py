@@ -6,14 +6,16 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from router.config import RoutingOptions
 from router.prefixes import Prompt
 from router.request import ChatRequest
 
-__all__ = ["Demand", "Dialogue", "Fate", "Kind", "Traffic", "log_normal"]
+__all__ = ["Demand", "Demands", "Dialogue", "Fate", "Kind", "log_normal"]
 
+#: A prompt or an answer of more tokens is a mistake; chance gives no longer one.
+MOST_TOKENS = 10_000_000
 #: Marks of one conversation: its first and its newest ones.
 MOST_CUTS = 64
 
@@ -121,8 +123,9 @@ class Dialogue:
         return Prompt(self._cuts, self._tokens, tokens)
 
 
-class Traffic(Protocol):
-    """A workload: synthetic (`Workload`) or recorded (`Recorded`)."""
+@runtime_checkable
+class Demands(Protocol):
+    """What a simulation is asked: synthetic (`Workload`), recorded (`Recorded`), or an app's own."""
 
     @property
     def endless(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["Histogram", "Spread"]
+__all__ = ["Histogram", "Percentiles"]
 
 #: Two neighbouring bins differ by this factor; a bin's middle is then within 1 % of all that is in it.
 STEP = 1.02
@@ -15,7 +15,7 @@ _PER_LOG = 1 / math.log(STEP)
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class Percentiles:
     """A mean and percentiles; NaN where there was nothing."""
 
     mean: float
@@ -61,7 +61,7 @@ class Histogram:
                 return min(math.exp((place + 0.5) / _PER_LOG), self._most)
         return self._most
 
-    def spread(self) -> Spread:
+    def percentiles(self) -> Percentiles:
         """The figures that a report shows."""
         p50, p90, p95, p99 = (self.quantile(share) for share in (0.5, 0.9, 0.95, 0.99))
-        return Spread(self.mean, p50, p90, p95, p99)
+        return Percentiles(self.mean, p50, p90, p95, p99)

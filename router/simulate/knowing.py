@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AllKnowing"]
 
-#: With which true probability a deadline must be kept.
-CONFIDENCE = 0.95
-
 
 class AllKnowing(Chooser):
     """Orders by the true expected objective, the wait in the queue and failures included.
@@ -37,9 +34,10 @@ class AllKnowing(Chooser):
             values = self._with_failures(values, failures, routing)
         if routing.rules.deadline is None:
             return sorted(values, key=values.__getitem__)
+        sure = routing.rules.policy.confidence
         return sorted(
             values,
-            key=lambda place: (0.0, values[place]) if kept[place] >= CONFIDENCE else (1.0, -kept[place]),
+            key=lambda place: (0.0, values[place]) if kept[place] >= sure else (1.0, -kept[place]),
         )
 
     def _judge(self, place: int, demand: Demand, routing: Routing) -> tuple[float, float, float]:

@@ -10,7 +10,7 @@ import math
 import random
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -173,6 +173,17 @@ class Outages(Declared):
     at: tuple[tuple[NotNegative, Positive], ...] = ()
     every: Positive | None = None
     lasting: Positive | None = None
+
+    if TYPE_CHECKING:  # what may be passed; pydantic turns it into what is declared above
+
+        def __init__(
+            self,
+            *,
+            kind: Literal["refuses", "silent"] = "refuses",
+            at: Sequence[tuple[float, float]] = (),
+            every: float | None = None,
+            lasting: float | None = None,
+        ) -> None: ...
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:

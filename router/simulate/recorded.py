@@ -54,9 +54,21 @@ class Recorded(Declared):
     pace: Positive = 1.0
     options: Mapping[str, RoutingOptions] = Field(default_factory=dict)
 
+    if TYPE_CHECKING:  # what may be passed; pydantic turns it into what is declared above
+
+        def __init__(
+            self,
+            *,
+            path: str | Path,
+            since: float | None = None,
+            limit: int | None = None,
+            pace: float = 1.0,
+            options: Mapping[str, RoutingOptions | Mapping[str, object]] = ...,
+        ) -> None: ...
+
     @property
     def endless(self) -> bool:
-        """As `Traffic`."""
+        """As `Demands`."""
         return False
 
     def demands(self, seed: str) -> Iterator[Demand]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from router.simulate.histogram import Spread
+from router.simulate.histogram import Percentiles
 
 __all__ = ["Report", "side_by_side"]
 
@@ -22,8 +22,8 @@ class Report:
         answered: How many were answered.
         lost: How many were not, by the reason.
         cost: USD of all attempts; those of a model of unknown price count nothing.
-        objective: Mean realised objective per request, in USD; a request without an answer costs as much as
-            the dearest model would have.
+        objective: Mean realised objective per request, in USD, by the policy's weights whatever it ranks by;
+            a request without an answer costs as much as the dearest model would have.
         latency: Seconds from arrival to the end of the answer, of the answered.
         ttft: Seconds from arrival to the first token; to the end for an answer in one piece.
         shares: Each model's share of the answers.
@@ -42,8 +42,8 @@ class Report:
     lost: Mapping[str, int]
     cost: float
     objective: float
-    latency: Spread
-    ttft: Spread
+    latency: Percentiles
+    ttft: Percentiles
     shares: Mapping[str, float]
     attempts: float
     in_time: float | None

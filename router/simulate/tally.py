@@ -121,8 +121,8 @@ class Tally:
             lost=dict(sorted(self._lost.items())),
             cost=self._cost,
             objective=_share(self._objective, requests),
-            latency=self._latency.spread(),
-            ttft=self._ttft.spread(),
+            latency=self._latency.percentiles(),
+            ttft=self._ttft.percentiles(),
             shares={
                 name: _share(count, self._answered) for name, count in zip(names, self._shares, strict=True)
             },

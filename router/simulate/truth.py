@@ -7,15 +7,16 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from router.learning.lognormal import below, capped, z_of
 from router.profile import Profile
 from router.simulate.backends import Backend
-from router.simulate.demand import Demand, Fate
+from router.simulate.demand import MOST_TOKENS, Demand, Fate
 from router.simulate.processes import joined
 
 __all__ = ["Expected", "Service", "Truth", "dollars"]
 
-#: Output tokens of one answer, whatever chance says.
-MOST_TOKENS = 10_000_000
+#: The middles of twenty equally likely slices of the standard normal distribution.
+_MIDDLES = tuple(z_of((place + 0.5) / 20) for place in range(20))
 
 
 class Service(NamedTuple):
@@ -138,7 +139,7 @@ class Truth:
         if backend.cache is not None and demand.session is not None:
             cached = backend.cache.hit * min(self._held(demand.session, now), prompt)
         length = demand.expected * self._verbosity(now)
-        tokens = _capped_mean(length, demand.kind.sigma, self._limit(demand))
+        tokens = capped(length, demand.kind.sigma, self._limit(demand))
         pace = self._pace(now)
         first = (backend.ttft + (prompt - cached) / backend.prefill) * pace
         latency = first + tokens / backend.decode * pace
@@ -158,7 +159,7 @@ class Truth:
         for z in _MIDDLES:
             tokens = min(found.length * math.exp(sigma * (z - 0.5 * sigma)), limit)
             ratio = left / (found.first + tokens * found.per_token)
-            kept += _below(math.log(ratio) / noise + 0.5 * noise) if noise else float(ratio >= 1.0)
+            kept += below(math.log(ratio) / noise + 0.5 * noise) if noise else float(ratio >= 1.0)
         return kept / len(_MIDDLES) * (1.0 - found.failure)
 
 
@@ -173,29 +174,3 @@ def dollars(profile: Profile, prompt: float, cached: float, completion: float, s
     reading = tier.input if tier.cached_input is None else tier.cached_input
     tokens = (prompt - cached) * tier.input + cached * reading + completion * tier.output
     return tokens / 1e6 + price.per_request
-
-
-def _capped_mean(mean: float, sigma: float, limit: float) -> float:
-    """The mean of min(X, limit) for a log-normal X."""
-    if not sigma or limit >= mean * math.exp(_FAR * sigma):
-        return min(mean, limit)
-    z = (math.log(limit / mean) + 0.5 * sigma * sigma) / sigma
-    return mean * _below(z - sigma) + limit * (1.0 - _below(z))
-
-
-def _below(z: float) -> float:
-    """The standard normal distribution function."""
-    return 0.5 * math.erfc(-z / math.sqrt(2.0))
-
-
-def _middles(count: int) -> tuple[float, ...]:
-    """The middles of so many equally likely slices of the standard normal distribution."""
-    from statistics import NormalDist
-
-    normal = NormalDist()
-    return tuple(normal.inv_cdf((place + 0.5) / count) for place in range(count))
-
-
-_MIDDLES = _middles(20)
-#: A limit so many standard deviations above changes nothing.
-_FAR = 8.0

@@ -6,10 +6,10 @@ import heapq
 import math
 import random
 from bisect import bisect
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field, SerializeAsAny, StrictBool, field_validator, model_validator
 
@@ -20,13 +20,13 @@ from router.errors import ConfigurationError, nearest
 from router.models import Count, Number
 from router.request import ChatRequest
 from router.simulate.arrivals import Arrivals
-from router.simulate.demand import Demand, Dialogue, Fate, Kind, log_normal
+from router.simulate.demand import MOST_TOKENS, Demand, Dialogue, Fate, Kind, log_normal
 from router.simulate.processes import NotNegative, Positive, Sigma
 
 __all__ = ["Conversation", "Task", "Workload"]
 
-#: A conversation of more turns is a mistake, as is an answer or a prompt of more tokens.
-MOST_TURNS, MOST_TOKENS = 10_000, 10_000_000
+#: A conversation of more turns is a mistake.
+MOST_TURNS = 10_000
 
 Tokens = Annotated[float, Number, Field(gt=0, le=MOST_TOKENS)]
 
@@ -77,6 +77,25 @@ class Task(Declared):
     options: RoutingOptions = Field(default_factory=RoutingOptions)
     conversation: Conversation | None = None
 
+    if TYPE_CHECKING:  # what may be passed; pydantic turns it into what is declared above
+
+        def __init__(
+            self,
+            *,
+            name: str,
+            share: float = 1.0,
+            prompt_tokens: float = 400.0,
+            prompt_sigma: float = 0.6,
+            output_tokens: float = 150.0,
+            output_sigma: float = 0.5,
+            output_grows: float = 0.0,
+            max_tokens: int | None = None,
+            stream: bool = False,
+            needs: Collection[str] = frozenset(),
+            options: RoutingOptions | Mapping[str, object] = ...,
+            conversation: Conversation | None = None,
+        ) -> None: ...
+
     @field_validator("needs")
     @classmethod
     def _needs_exist(cls, needs: frozenset[str]) -> frozenset[str]:
@@ -109,6 +128,12 @@ class Workload(Declared):
     arrivals: SerializeAsAny[Arrivals]
     requests: Count | None = 10_000
 
+    if TYPE_CHECKING:  # what may be passed; pydantic turns it into what is declared above
+
+        def __init__(
+            self, *, tasks: Sequence[Task], arrivals: Arrivals, requests: int | None = 10_000
+        ) -> None: ...
+
     @model_validator(mode="after")
     def _something_is_asked(self) -> Self:
         if not any(task.share for task in self.tasks):
@@ -123,11 +148,11 @@ class Workload(Declared):
 
     @property
     def endless(self) -> bool:
-        """As `Traffic`."""
+        """As `Demands`."""
         return self.requests is None
 
     def demands(self, seed: str) -> Iterator[Demand]:
-        """As `Traffic`."""
+        """As `Demands`."""
         source = _Source(self, seed)
         number = 0
         while self.requests is None or number < self.requests:

@@ -11,13 +11,14 @@ from contextlib import contextmanager
 
 from router.config import Policy, Recovery, RouterConfig
 from router.core import Core
-from router.deciding import decide, explore, rules_of
-from router.decision import Features
+from router.deciding import decide, features_of, rules_of
 from router.errors import AllModelsFailedError, ConfigurationError, NoEligibleModelError, shown
+from router.exploring import explore
+from router.fleet import tells_load
 from router.routing import Routing
 from router.simulate.backends import Backend, check_backends
 from router.simulate.choosers import chooser_of
-from router.simulate.demand import Demand, Traffic
+from router.simulate.demand import Demand, Demands
 from router.simulate.hosts import Host
 from router.simulate.passage import Passage
 from router.simulate.report import Report
@@ -34,7 +35,7 @@ EVERY = 10_000
 
 
 def run(
-    workload: Traffic,
+    workload: Demands,
     backends: Sequence[Backend],
     policy: Policy | None = None,
     *,
@@ -62,7 +63,7 @@ def run(
     Raises:
         ConfigurationError: if something does not fit together, or the workload never ends.
     """
-    _check_end(workload, until)
+    _check_workload(workload, until)
     world = World(backends, policy or Policy(), recovery or Recovery(), str(seed), chooser)
     began = time.perf_counter()
     with _seeded(seed):
@@ -70,7 +71,11 @@ def run(
     return world.tally.report(chooser, seed, time.perf_counter() - began)
 
 
-def _check_end(workload: Traffic, until: float | None) -> None:
+def _check_workload(workload: Demands, until: float | None) -> None:
+    if not isinstance(workload, Demands):
+        raise ConfigurationError(
+            f"workload: a Workload or a Recorded is needed, not {type(workload).__name__}", field="workload"
+        )
     if until is not None and not 0 < until < math.inf:
         raise ConfigurationError(
             f"until = {shown(until)}: a number of seconds above 0 is needed",
@@ -105,7 +110,7 @@ class World:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
         truths = [Truth(backend, seed) for backend in backends]
-        asked = [_is_asked(truth) for truth in truths]
+        asked = [tells_load(truth.profile, truth.backend.model.adapter) for truth in truths]
         self.hosts = [
             Host(truth, self, local=local, patience=recovery.ttft_timeout)
             for truth, local in zip(truths, asked, strict=True)
@@ -154,17 +159,8 @@ class World:
         if demand.session is not None:
             options = options.model_copy(update={"session": demand.session})
         rules = rules_of(self._policy, options)
-        expected = self.core.fleet.learned.forecasts.expected(kind.task)
-        features = Features(
-            prompt_tokens=demand.prompt_tokens,
-            expected_output_tokens=min(expected, kind.max_tokens or expected),
-            max_output_tokens=kind.max_tokens,
-            needs=kind.needs,
-            task=kind.task,
-            language=options.language,
-            sensitivity="private" if rules.private else "any",
-            session=demand.session,
-            stream=kind.request.stream,
+        features = features_of(
+            self.core, kind.request, options, rules, prompt_tokens=demand.prompt_tokens, needs=kind.needs
         )
         try:
             routing = decide(self.core, kind.request, options, rules, features, prompt=demand.prompt)
@@ -198,11 +194,6 @@ class _Clock:
 
     def time(self) -> float:
         return BEGINNING + self._world.now
-
-
-def _is_asked(truth: Truth) -> bool:
-    """Whether the router asks a model's adapter how busy it is; as `Fleet` decides it."""
-    return truth.profile.local or truth.backend.model.adapter not in ("hosted", "local")
 
 
 @contextmanager

@@ -147,3 +147,11 @@ class TestQuantiles:
     def test_a_quantile_rises_with_its_probability(self) -> None:
         found = [sum_quantile(((0.6, 0.0), (3.0, 0.7)), 0.2, z_of(p)) for p in (0.1, 0.5, 0.9, 0.95, 0.99)]
         assert all(low < high for low, high in pairwise(found))
+
+
+def test_ever_new_probabilities_are_not_all_remembered() -> None:
+    for number in range(5_000):
+        z_of(0.9 + number * 1e-6)
+    kept = z_of.cache_info()
+    assert kept.maxsize is not None
+    assert kept.currsize == kept.maxsize < 1_000

@@ -83,6 +83,15 @@ class TestLearned:
         for calls in (20, 200, 10_000):
             assert response.at(calls) >= 1.0 + HOSTED_SLOPE * (calls - 6) * 0.9
 
+    def test_the_scatter_of_a_few_answers_is_no_slope(self) -> None:
+        response = Response(HOSTED_SLOPE)
+        for factor in (1.6, 0.9, 1.3):
+            response.learn(5, factor)
+        assert response.at(5) == pytest.approx(1.0 + 5 * HOSTED_SLOPE, rel=0.05)
+        for _ in range(200):
+            response.learn(5, 1.6)
+        assert response.at(5) == pytest.approx(1.6, rel=0.1)
+
     def test_beyond_what_was_seen_a_steep_line_goes_on_as_steeply(self) -> None:
         assert learned(1, most=20).at(200) == pytest.approx(201, rel=0.35)
 

@@ -74,6 +74,15 @@ def test_knowing_everything_puts_a_deadline_first() -> None:
     assert report.in_time == 1.0
 
 
+def test_knowing_everything_is_as_sure_of_a_deadline_as_the_policy_asks() -> None:
+    hurried = task(options=RoutingOptions(deadline=1.6))  # in time with a probability of two thirds
+    hosts = backend("cheap", 0.1, 0.1, noise=0.2), backend("dear", 5.0, 5.0, decode=400.0)
+    for confidence, name in ((0.5, "cheap"), (0.95, "dear")):
+        policy = Policy(value_of_time=0.0, confidence=confidence, explore=0.0)
+        report = simulated(*hosts, work=workload(hurried), policy=policy, chooser="all-knowing", seed=1)
+        assert max(report.shares, key=report.shares.__getitem__) == name
+
+
 def test_the_probability_to_be_in_time_is_the_true_one() -> None:
     hurried = task(output_sigma=0.6, max_tokens=400, options=RoutingOptions(deadline=2.0))
     world = World((backend(noise=0.3),), Policy(), Recovery(), "1", "all-knowing")

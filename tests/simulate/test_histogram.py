@@ -31,8 +31,8 @@ def test_the_mean_is_exact(values: list[float]) -> None:
 
 
 def test_nothing_has_no_percentiles() -> None:
-    spread = Histogram().spread()
-    assert all(math.isnan(value) for value in (spread.mean, spread.p50, spread.p99))
+    nothing = Histogram().percentiles()
+    assert all(math.isnan(value) for value in (nothing.mean, nothing.p50, nothing.p99))
 
 
 def test_a_time_of_zero_counts_as_the_shortest() -> None:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from router import HostedModel
+from router import HostedModel, simulate
 from router.errors import ConfigurationError
-from router.simulate import Backend, Conversation, Poisson, PromptCache, Task, Workload, compare, run
+from router.simulate import (
+    Backend,
+    Conversation,
+    Outages,
+    Poisson,
+    PromptCache,
+    Recorded,
+    Task,
+    Workload,
+    compare,
+    run,
+)
 from tests.simulate.making import backend, hosted, task, workload
 
 ONE = Task(name="a")
@@ -21,6 +36,9 @@ ONE = Task(name="a")
     [
         (lambda: run(workload(), ()), "backends"),
         (lambda: run(workload(), (backend("a"), backend("a"))), "backends.1.model.name"),
+        (lambda: run(workload(), [backend(), hosted("b")]), "backends.1"),  # type: ignore[list-item]
+        (lambda: run(workload(), backend()), "backends"),  # type: ignore[arg-type]
+        (lambda: run([workload()], [backend()]), "workload"),  # type: ignore[arg-type]
         (lambda: run(workload(), (backend(),), chooser="bset"), "chooser"),
         (lambda: run(workload(), (backend(),), until=0.0), "until"),
         (lambda: run(workload(), (backend(),), until=float("nan")), "until"),
@@ -58,6 +76,30 @@ def test_nonsense_is_refused_with_the_field_named(build: Callable[[], object], f
     with pytest.raises(ConfigurationError) as caught:
         build()
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("declared", [Backend, Outages, Poisson, Recorded, Task, Workload])
+def test_type_checkers_are_told_every_option_with_its_default(declared: Any) -> None:
+    source = ast.parse(textwrap.dedent(inspect.getsource(declared)))
+    (init,) = (
+        node for node in ast.walk(source) if isinstance(node, ast.FunctionDef) and node.name == "__init__"
+    )
+    assert [argument.arg for argument in init.args.kwonlyargs] == list(declared.model_fields)
+    for argument, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
+        field = declared.model_fields[argument.arg]
+        told = None if default is None else eval(ast.unparse(default), {})
+        if told is not ...:  # made anew for each
+            assert (default is None) == field.is_required(), argument.arg
+            assert field.is_required() or told == field.default, argument.arg
+
+
+def test_the_first_example_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    text = simulate.__doc__ or ""
+    code = text.partition("made up::")[2].partition("\nModels, prices")[0]
+    exec(textwrap.dedent(code), {})
+    shown = capsys.readouterr().out
+    assert "answered" in shown
+    assert "100.0%" in shown
 
 
 def test_an_unknown_chooser_is_told_the_nearest() -> None:

@@ -11,9 +11,11 @@ from router.models import HostedModel, Price
 from router.simulate.backends import Backend
 from router.simulate.workload import Task, Workload
 
-__all__ = ["CHAT", "Kind", "Scenario", "four_hosts", "host"]
+__all__ = ["CHAT", "Scenario", "ScenarioKind", "four_hosts", "host"]
 
-Kind = Literal["steady", "drifting", "diurnal", "bursts", "outages", "flood", "deadline", "conversations"]
+ScenarioKind = Literal[
+    "steady", "drifting", "diurnal", "bursts", "outages", "flood", "deadline", "conversations"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +29,7 @@ class Scenario:
     """
 
     name: str
-    kind: Kind
+    kind: ScenarioKind
     about: str
     workload: Workload
     backends: tuple[Backend, ...]

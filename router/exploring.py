@@ -1,0 +1,86 @@
+"""Exploration: now and then, a model that may well be better than is known gets a request.
+
+It comes after the ranking, and only reorders what every constraint has left in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from router.estimates import price_parts
+from router.learning.pace import HOPE
+from router.objective import objective
+
+if TYPE_CHECKING:
+    from router.core import Core
+    from router.routing import Routing
+
+__all__ = ["explore"]
+
+#: A model with fewer answers than this is "little known of": exploration may pick it.
+KNOWN_AFTER = 20
+#: Answers from which a model's speed is measured.
+MEASURED_AFTER = 3
+#: How wrong the forecast of a length may be before there was an answer: the standard deviation of its log.
+LENGTH_DOUBT = 0.7
+#: Candidates that exploration looks at.
+MOST_EXPLORED = 64
+
+
+def explore(core: Core, routing: Routing) -> None:
+    """Now and then puts a model first that may well be better than is known. Breaks no constraint.
+
+    A model may be better if it would be the best were it as good as can be hoped for: as fast and as terse as
+    its figures are uncertain. One whose price alone makes it dearer is never tried. (Optimism in the face of
+    uncertainty, as UCB has it, but for a bounded share of requests.)
+    """
+    policy = core.config.policy
+    share = policy.explore if policy.rank_by == "objective" else 0.0
+    if not share or len(routing.order) < 2 or core.random.random() >= share:  # noqa: PLR2004 - a choice
+        return
+    late = routing.ranked.late
+    on_time = [place for place in routing.order if place not in late] if late else list(routing.order)
+    if len(on_time) < 2:  # noqa: PLR2004 - nothing to choose from
+        return
+    place = (_least_known if policy.utility is not None else _most_promising)(core, routing, on_time)
+    if place is not None:
+        routing.ranked.order.remove(place)
+        routing.ranked.order.insert(0, place)
+        routing.notes = (*routing.notes, "explored: it may be better than is known yet")
+
+
+def _least_known(_core: Core, routing: Routing, on_time: Sequence[int]) -> int | None:
+    """The model with the fewest answers, if they are few: an app's own utility tells no more."""
+    samples = routing.fleet.learned.samples
+    place = min(on_time[1:], key=lambda place: samples[place])
+    return place if samples[place] < KNOWN_AFTER else None
+
+
+def _most_promising(core: Core, routing: Routing, on_time: Sequence[int]) -> int | None:
+    """The model that would be the best if all went as well as can be hoped, if there is one."""
+    fleet, features, policy, now = routing.fleet, routing.features, core.config.policy, core.now()
+    quality = fleet.quality(features.task)
+    outputs = fleet.learned.forecasts.outputs(features.task)
+
+    def hoped(place: int) -> float:
+        found = routing.estimate(place)
+        seen = outputs.seen.get(place, 0)
+        terse = math.exp(-HOPE * LENGTH_DOUBT / math.sqrt(1.0 + seen))
+        # What a profile says of a speed is no measurement: until there are some, nothing is ruled out.
+        measured = fleet.learned.samples[place] >= MEASURED_AFTER
+        fast = math.exp(-fleet.learned.hope(place, now)) if measured else 0.0
+        cost = found.cost if math.isfinite(found.cost) else 0.0
+        answer = price_parts(fleet, place, features, found).get("answer USD", 0.0)
+        best = found._replace(
+            cost=cost - (1.0 - terse) * answer,
+            latency=found.wait + (found.first + found.decode * terse) * fast,
+        )
+        return objective(policy, best, quality[place])
+
+    first = on_time[0]
+    known = objective(policy, routing.estimate(first), quality[first])
+    hopes = {place: hoped(place) for place in on_time[1:MOST_EXPLORED]}
+    place = min(hopes, key=hopes.__getitem__)
+    return place if hopes[place] < known else None
