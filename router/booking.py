@@ -65,7 +65,7 @@ def reserved_cost(profile: Profile, found: Estimate, max_tokens: int | None, *, 
     price = profile.price
     if price is None:
         longer = max(most / found.tokens_out, 1.0) if found.tokens_out > 0 else 1.0
-        seconds = (found.ttft - found.wait) + (found.latency - found.ttft) * longer
+        seconds = found.first + found.decode * longer
         return _computing_cost(profile, seconds * 2) or Decimal(0)
     usages = [Usage(prompt, math.ceil(most), cached) for cached in (0, prompt)]
     # A longer prompt or a cached one is not always the cheaper or the dearer one: the dearest case counts.

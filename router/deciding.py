@@ -180,6 +180,7 @@ def situation_of(core: Core, fleet: Fleet, features: Features, prompt: Prompt | 
         cached = {fleet.place[name]: found.share for name, found in shared.items() if name in fleet.place}
     shut = {fleet.place[name]: why for name, why in core.health.shut(now).items() if name in fleet.place}
     return Situation(
+        at=now,
         waits=waits,
         loads=loads,
         limits=limits,

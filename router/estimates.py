@@ -30,6 +30,7 @@ class Situation:
     """How things stand right now, by the models' places. What is not listed is 0, or nothing.
 
     Attributes:
+        at: Seconds on the router's clock.
         waits: Seconds before a model begins: loading, its queue and a rate limit.
         loads: Of these, seconds to load it.
         limits: Of these, seconds until a rate limit lets the request go.
@@ -40,6 +41,7 @@ class Situation:
         budget_left: USD that a model may still cost; only models that a budget holds for.
     """
 
+    at: float = 0.0
     waits: Mapping[int, float] = field(default_factory=dict)
     loads: Mapping[int, float] = field(default_factory=dict)
     limits: Mapping[int, float] = field(default_factory=dict)
@@ -49,7 +51,7 @@ class Situation:
     budget_left: Mapping[int, float] = field(default_factory=dict)
 
 
-def estimate(  # noqa: C901 - one loop without calls: a call per model would double its time
+def estimate(  # noqa: C901, PLR0912, PLR0915 - one loop: a call more per model would show in a decision's time
     fleet: Fleet,
     features: Features,
     places: Iterable[int],

@@ -9,9 +9,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from router.estimates import price_parts
+from router.estimates import LENGTH_DOUBT, price_parts
 from router.learning.pace import HOPE
-from router.objective import objective
+from router.objective import MEASURED_AFTER, objective
 
 if TYPE_CHECKING:
     from router.core import Core
@@ -21,10 +21,6 @@ __all__ = ["explore"]
 
 #: A model with fewer answers than this is "little known of": exploration may pick it.
 KNOWN_AFTER = 20
-#: Answers from which a model's speed is measured.
-MEASURED_AFTER = 3
-#: How wrong the forecast of a length may be before there was an answer: the standard deviation of its log.
-LENGTH_DOUBT = 0.7
 #: Candidates that exploration looks at.
 MOST_EXPLORED = 64
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from router.config import Policy
 from router.learning.lognormal import quantile, sum_quantile, z_of
-from router.learning.pace import PRIOR_SPREAD
 
 __all__ = [
     "RELAXED",
@@ -130,22 +129,6 @@ class Estimate(NamedTuple):
         within = min(quantile(self.tokens_out, self.scatter, z_of(probability)), self.most_out)
         return max(within, self.tokens_out) if probability >= EVEN else within
 
-    def keeps_latency(self, probability: float) -> float:
-        """Seconds to the end that a constraint is held against.
-
-        A model that was hardly asked yet is taken at its profile's word here: its honest doubt would break
-        every limit, and nobody would ever find out.
-        """
-        if self.seen >= MEASURED_AFTER:
-            return self.latency_within(probability)
-        return self.wait + quantile(self.work, PRIOR_SPREAD, z_of(probability))
-
-    def keeps_ttft(self, probability: float) -> float:
-        """Seconds to the first token that a constraint is held against; as `keeps_latency`."""
-        if self.seen >= MEASURED_AFTER:
-            return self.ttft_within(probability)
-        return self.wait + quantile(self.first, PRIOR_SPREAD, z_of(probability))
-
     def _z(self, probability: float) -> float:
         """The normal quantile of what an answer may take if the model is to keep a time that often.
 
@@ -229,11 +212,11 @@ def breaches(rules: Rules, found: Estimate, quality: float | None) -> tuple[Brea
     broken: list[Breach] = []
     confidence = rules.policy.confidence
     if rules.max_latency is not None:
-        late = found.keeps_latency(confidence)
+        late = found.latency_within(confidence)
         if late > rules.max_latency:
             broken.append(("max_latency", late, rules.max_latency))
     if rules.max_ttft is not None:
-        late = found.keeps_ttft(confidence)
+        late = found.ttft_within(confidence)
         if late > rules.max_ttft:
             broken.append(("max_ttft", late, rules.max_ttft))
     if rules.min_quality is not None:

@@ -13,7 +13,10 @@ from router.decision import Candidate, Features, Ranking
 from router.errors import ConfigurationError, shown
 from router.estimates import Situation, cost_within, estimate, price_parts
 from router.fleet import Eligibility, EligibilityKey, Fleet
+from router.learning.lognormal import quantile, z_of
+from router.learning.pace import PRIOR_SPREAD
 from router.objective import (
+    MEASURED_AFTER,
     RELAXED,
     Breach,
     Estimate,
@@ -32,6 +35,8 @@ _ALWAYS = frozenset(
     ("tokens in", "tokens out", "wait s", "prefill s", "decode s", "confidence", "answers seen")
 )
 _IDLE = {"slowdown": 1.0}
+#: Codes of the constraints on time.
+_TIME = ("max_latency", "max_ttft")
 
 
 class Ranked(Ranking):
@@ -46,6 +51,7 @@ class Ranked(Ranking):
         "late",
         "now",
         "order",
+        "probation",
         "reasons",
         "relaxed",
         "rules",
@@ -65,6 +71,7 @@ class Ranked(Ranking):
         self.reasons: dict[int, Breach] = {}
         self.relaxed: tuple[str, ...] = ()
         self.late: frozenset[int] = frozenset()
+        self.probation: frozenset[int] = frozenset()
         self._utilities: dict[int, float] = {}
         self._candidates: tuple[Candidate, ...] | None = None
 
@@ -180,11 +187,16 @@ class Ranked(Ranking):
         deadline = self.rules.deadline
         if deadline is not None:
             # Each once: a quantile takes a few microseconds.
-            within = {place: found[place].keeps_latency(policy.confidence) for place in self.order}
-            self.late = frozenset(place for place in self.order if within[place] > deadline)
+            within = {place: found[place].latency_within(policy.confidence) for place in self.order}
+            late = frozenset(place for place in self.order if within[place] > deadline)
+            doubtful = {place for place in late if _may_keep(self, place, deadline, None)}
+            self.late = late - doubtful
+            self.probation = (self.probation | doubtful) - self.late
             if self.late:
                 # What is likely to miss it comes last, the likeliest to make it first.
                 self.order.sort(key=lambda place: within[place] if place in self.late else 0.0)
+        if self.probation:
+            self.order.sort(key=lambda place: (place in self.late) * 2 + (place in self.probation))
 
     def _notes(self, place: int) -> tuple[str, ...]:
         notes = []
@@ -198,6 +210,10 @@ class Ranked(Ranking):
             for key in ("retired", "deprecated", "file")
             if key in profile.notes
         ]
+        if place in self.probation:
+            untried = self.fleet.learned.samples[place] < MEASURED_AFTER
+            why = "hardly measured yet" if untried else "slow when it was asked last"
+            notes.append(f"time limit: {why}, so whether it is kept is not known")
         if place in self.late:
             notes.append("deadline: expected to be late")
         return tuple(notes)
@@ -290,11 +306,19 @@ def _keep_hard_limits(ranked: Ranked, now: Situation) -> None:
 def _keep_constraints(ranked: Ranked) -> None:
     """Moves what breaks a constraint from the order to the reasons, relaxing if the policy says so."""
     rules, quality = ranked.rules, ranked.fleet.quality(ranked.features.task)
-    broken = {
-        place: found
-        for place in ranked.order
-        if (found := breaches(rules, ranked.estimates[place], quality[place]))
-    }
+    broken: dict[int, tuple[Breach, ...]] = {}
+    probation: set[int] = set()
+    for place in ranked.order:
+        found = breaches(rules, ranked.estimates[place], quality[place])
+        if not found:
+            continue
+        others = tuple(breach for breach in found if code_of(breach) not in _TIME)
+        if len(others) < len(found) and _may_keep(ranked, place, rules.max_latency, rules.max_ttft):
+            found = others
+            probation.add(place)
+        if found:
+            broken[place] = found
+    ranked.probation = frozenset(probation - broken.keys())
     if not broken:
         return
     kept = [place for place in ranked.order if place not in broken]
@@ -305,6 +329,24 @@ def _keep_constraints(ranked: Ranked) -> None:
     for place, found in broken.items():
         if place not in still_in:
             ranked.reasons[place] = found[0]
+
+
+def _may_keep(ranked: Ranked, place: int, latency: float | None, ttft: float | None) -> bool:
+    """Whether a model may keep limits on time although its figures say that it does not.
+
+    One that was hardly asked yet is taken at its profile's word: its honest doubt breaks every limit, and
+    nobody would ever find out. One that became slow is looked at again after a while: otherwise a spell of a
+    minute would shut it out for hours, since who is not asked shows nothing.
+    """
+    found, confidence = ranked.estimates[place], ranked.rules.policy.confidence
+    factor = ranked.fleet.learned.probation(place, ranked.now.at)
+    if factor is None:
+        if found.seen >= MEASURED_AFTER:
+            return False
+        factor = 1.0
+    z = z_of(confidence)
+    work, first = (quantile(factor * mean, PRIOR_SPREAD, z) for mean in (found.work, found.first))
+    return (latency is None or found.wait + work <= latency) and (ttft is None or found.wait + first <= ttft)
 
 
 def _relax(ranked: Ranked, broken: Mapping[int, tuple[Breach, ...]]) -> list[int]:

@@ -79,7 +79,7 @@ def judge_usage(
         return None, because
     because = (
         _prompt_is_absurd(usage.prompt_tokens, expected_prompt, window)
-        or _completion_is_absurd(usage, window, most_output, max(choices, 1))
+        or _completion_is_absurd(usage, window, most_output, max(choices, 1), characters)
         or _silence_is_absurd(usage.completion_tokens, characters)
     )
     return (usage, None) if because is None else (None, because)
@@ -145,7 +145,7 @@ def _prompt_is_absurd(prompt: int, expected: float, window: float | None) -> str
 
 
 def _completion_is_absurd(
-    usage: Usage, window: float | None, most_output: float | None, choices: int
+    usage: Usage, window: float | None, most_output: float | None, choices: int, characters: int
 ) -> str | None:
     completion, reasoning = usage.completion_tokens, usage.reasoning_tokens
     shown = f"completion_tokens = {_shown(completion)}: more than"
@@ -158,6 +158,9 @@ def _completion_is_absurd(
         return f"{shown} the {most_output:.0f} that it can answer with{asked}"
     if completion > MOST_COMPLETION_TOKENS:
         return f"{shown} any model answers with"
+    visible = characters / CHARACTERS_PER_TOKEN
+    if told > MOST_TIMES_EXPECTED * visible + MOST_UNCOUNTED * choices:
+        return f"{shown} an answer of {characters} characters can have taken"
     if reasoning > MOST_COMPLETION_TOKENS:
         return f"reasoning_tokens = {_shown(reasoning)} of {_shown(completion)} completion tokens"
     return None

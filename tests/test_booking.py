@@ -29,6 +29,7 @@ def forecast(tokens_in: float = 1000, tokens_out: float = 150, wait: float = 0.0
         cached=0.0,
         tokens_out=tokens_out,
         scatter=0.25,
+        most_out=math.inf,
         wait=wait,
     )
 

@@ -25,10 +25,12 @@ from router import (
     Price,
     Recovery,
     RoutedCompletion,
+    Router,
 )
 from router.core import Core
 from router.deciding import choose
 from router.exploring import explore
+from router.learning import Sample
 from router.live import begin, book, start
 from router.testing import ManualClock, ScriptedModel, Step
 from router.validation import parse_request
@@ -495,3 +497,98 @@ async def test_of_those_that_will_miss_a_deadline_the_likeliest_to_make_it_goes_
     async with router_of(*models, policy=Policy(explore=0, value_of_time=0)) as router:
         assert router.route(messages=HELLO).model == "cheap"
         assert router.route(messages=HELLO, routing={"deadline": 2.0}).model == "quick"
+
+
+# --- what becomes slow, and what nobody asked yet ----------------------------------------------------------
+
+
+async def test_a_slow_spell_under_a_limit_on_time_shuts_a_model_out_for_minutes_only(
+    manual_clock: ManualClock,
+) -> None:
+    model = scripted("m")
+    async with router_of(model, clock=manual_clock, policy=Policy(explore=0, max_latency=5.0)) as router:
+        core = core_of(router)
+
+        def answered(seconds: float, at: float) -> None:
+            sample = Sample(
+                task=None, counted_tokens=9, prompt_tokens=9, completion_tokens=9, ttft=None,
+                duration=seconds, at=at,
+            )  # fmt: skip
+            core.fleet.learned.learn(0, sample)
+
+        for _ in range(30):
+            manual_clock.advance(1)
+            answered(1.0, manual_clock.now())
+        for _ in range(4):
+            manual_clock.advance(1)
+            answered(9.0, manual_clock.now())
+        with pytest.raises(NoEligibleModelError, match="max_latency"):
+            router.route(messages=HELLO)
+        manual_clock.advance(120)
+        decision = router.route(messages=HELLO)
+        assert any("slow when it was asked last" in note for note in decision.ranking[0].notes)
+        for _ in range(3):  # one good answer lets the next one through
+            answered(1.0, manual_clock.now())
+            manual_clock.advance(1)
+            router.route(messages=HELLO)
+        assert router.route(messages=HELLO).ranking[0].notes.count("time limit") == 0
+
+
+async def test_under_a_limit_on_time_the_measured_come_before_the_unmeasured(
+    manual_clock: ManualClock,
+) -> None:
+    models = [scripted("unseen", usd=0.1, speed_ttft=2.0), scripted("known", usd=5.0, speed_ttft=2.0)]
+    policy = Policy(explore=0, max_latency=6.0, value_of_time=0)
+
+    async with router_of(*models, clock=manual_clock, policy=policy) as router:
+        core = core_of(router)
+        assert router.route(messages=HELLO).model == "unseen", (
+            "nobody is measured: all are taken at their word"
+        )
+        for turn in range(20):
+            sample = Sample(
+                task=None, counted_tokens=9, prompt_tokens=9, completion_tokens=150, ttft=None, duration=1.0,
+                at=manual_clock.now() + turn,
+            )  # fmt: skip
+            core.fleet.learned.learn(1, sample)
+        decision = router.route(messages=HELLO)
+        assert [one.model for one in decision.ranking] == ["known", "unseen"]
+        assert known(candidate(decision, "unseen").latency_p95) > 4.0
+        assert "hardly measured yet" in decision.explain()
+
+
+def test_an_old_figure_is_a_doubtful_one(manual_clock: ManualClock) -> None:
+    async def body() -> None:
+        async with router_of(scripted("m", Step(ttft=1.0)), clock=manual_clock) as router:
+            await ask(router, 40)
+            fresh = router.route(messages=HELLO).ranking[0]
+            manual_clock.advance(86_400)
+            for _ in range(5):
+                old = router.route(messages=HELLO).ranking[0]
+        assert known(fresh.latency_p95) < 1.2 * known(fresh.latency)
+        assert known(old.latency_p95) > 2.0 * known(old.latency)
+
+    run_on(manual_clock, body)
+
+
+def test_a_host_that_reports_no_usage_teaches_the_length_of_its_texts(manual_clock: ManualClock) -> None:
+    async def body() -> None:
+        long = Step(text="word " * 800, usage=False)
+        model = ScriptedModel("m", price=Price(input=0, output=1e6), script=[long])
+        async with router_of(model, clock=manual_clock) as router:
+            decision = await ask(router, 30)
+            found = router.route(messages=HELLO).ranking[0]
+        assert decision.attempts[0].cost_source == "estimate"
+        assert known(found.cost) == pytest.approx(float(decision.cost or 0), rel=0.05)
+
+    run_on(manual_clock, body)
+
+
+def test_no_quantile_goes_beyond_what_the_limit_allows() -> None:
+    model = ScriptedModel("m", price=Price(input=0, output=1e6), max_output=300)
+    with Router([model], policy=Policy(explore=0)) as router:
+        limited = router.route(messages=HELLO, max_tokens=100).ranking[0]
+        free = router.route(messages=HELLO).ranking[0]
+    assert known(limited.cost_p95) == pytest.approx(100)
+    assert limited.parts["tokens out p95"] == pytest.approx(100)
+    assert known(free.cost_p95) == pytest.approx(300), "the model's own limit"

@@ -32,6 +32,7 @@ from router.capabilities import CAPABILITIES
 from router.decision import Features
 from router.estimates import Situation
 from router.fleet import Fleet
+from router.learning.pace import PRIOR_SPREAD
 from router.objective import Rules
 from router.profile import PriceTable, Profile, Speed, Tier
 from router.ranking import Ranked, rank
@@ -586,14 +587,27 @@ def breaks(candidate: Candidate, rules: Rules) -> set[str]:
         broken.add("max_latency")
     if rules.max_ttft is not None and known(candidate.ttft_p95) > rules.max_ttft:
         broken.add("max_ttft")
+    if may_keep(candidate, rules.max_latency, rules.max_ttft):
+        return broken - {"max_latency", "max_ttft"}
     return broken
+
+
+def may_keep(candidate: Candidate, latency: float | None, ttft: float | None) -> bool:
+    """Whether a model without an answer keeps limits on time by its profile's word."""
+    word = math.exp(1.6448536269514722 * PRIOR_SPREAD - 0.5 * PRIOR_SPREAD**2)
+    return (latency is None or known(candidate.latency) * word <= latency) and (
+        ttft is None or known(candidate.ttft) * word <= ttft
+    )
 
 
 def worse(candidate: Candidate, rules: Rules) -> tuple[object, ...]:
     """What is minimised, written down once more from the candidate's own figures."""
     policy, cost = rules.policy, math.inf if candidate.cost is None else candidate.cost
     within = known(candidate.latency_p95)  # of those likely to be late, the likeliest to make it comes first
-    late = within if rules.deadline is not None and within > rules.deadline else 0.0
+    tardy = rules.deadline is not None and within > rules.deadline
+    if tardy and not may_keep(candidate, rules.deadline, None):
+        return 2, within
+    late = int(tardy or any(note.startswith("time limit:") for note in candidate.notes))
     if policy.rank_by == "cheapest":
         return late, cost, candidate.latency
     if policy.rank_by == "fastest":

@@ -271,7 +271,10 @@ class TestJudging:
         )
 
     def test_of_an_unknown_model_only_the_impossible_is_absurd(self) -> None:
-        assert judged(reported(completion=10_000_000))[1] is None
+        assert judged(reported(completion=200_000))[1] is None, "reasoning that the host does not tell apart"
+        assert because(reported(completion=9_999_999)) == (
+            "completion_tokens = 9999999: more than an answer of 80 characters can have taken"
+        )
         assert because(reported(completion=10_000_001)) == (
             "completion_tokens = 10000001: more than any model answers with"
         )

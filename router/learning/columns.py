@@ -157,6 +157,14 @@ class Columns:
         """How much faster a model may well be: the logarithm of a factor, at least 0."""
         return self._paces.get(place, _UNTOUCHED).hope(now)
 
+    def probation(self, place: int, now: float) -> float | None:
+        """By what factor a model may be faster than when it was asked last, if it is time to find out.
+
+        None if it is not.
+        """
+        pace = self._paces.get(place)
+        return pace.best() if pace is not None and pace.probation(now) else None
+
     def forecast(
         self, place: int, task: str | None, tokens_in: float, limit: int | None
     ) -> tuple[float, float]:

@@ -57,6 +57,9 @@ JUMP, MOST_JUMP = 2.5, math.log(30.0)
 #: when it was not asked for so many seconds, and be again as fast as in its best time after so many; that
 #: time counts for an hour.
 HOPE, UNKNOWN_AFTER, RECOVERED_AFTER, BEST_LIFETIME = 1.5, 1800.0, 60.0, 3600.0
+#: A model that is slower than it was by this factor is looked at again after so many seconds for each answer
+#: that said so, when its slowness alone keeps it from being asked.
+SLOWER, PROBE_AFTER = 1.2, 10.0
 #: One answer counts as so many times slower or faster than predicted at most, or as three spreads.
 MOST_SURPRISE = 3.0
 #: The least weight of one answer in a spread.
@@ -97,8 +100,8 @@ class Pace:
 
     __slots__ = (
         "_error", "_fastest", "_first_variance", "_last", "_long", "_long_weight", "_prior", "_regression",
-        "_settled", "_solved_at", "_steady", "_trend", "_variance", "at", "count", "first_tail", "speeds",
-        "tail", "weight",
+        "_settled", "_solved_at", "_staleness", "_steady", "_trend", "_variance", "at", "count",
+        "first_tail", "speeds", "tail", "weight",
     )  # fmt: skip
 
     def __init__(self, prior: Speed, *, steady: bool) -> None:
@@ -118,16 +121,38 @@ class Pace:
         self.tail = self.first_tail = 1.0
         self.count = 0
         self._settled = 0
+        self._staleness = 0.0
         self.weight = 0.0
         self.at = self._solved_at = -math.inf
 
     def spread(self) -> float:
         """The standard deviation of log(seconds) of answers whose length is known."""
-        return max(math.sqrt(self._variance * (1.0 + 1.0 / (self.weight + 3.0))), LEAST_SPREAD)
+        return self._widened(self._variance)
 
     def first_spread(self) -> float:
         """The standard deviation of log(seconds to the first token)."""
-        return max(math.sqrt(self._first_variance * (1.0 + 1.0 / (self.weight + 3.0))), LEAST_SPREAD)
+        return self._widened(self._first_variance)
+
+    def _widened(self, variance: float) -> float:
+        """A scatter, with what few answers and old ones leave in doubt."""
+        few = variance / (self.weight + 3.0)
+        doubt = PRIOR_DOUBT**2 * (1.0 if not self.count else self._staleness)
+        return max(math.sqrt(variance + few + doubt), LEAST_SPREAD)
+
+    def probation(self, now: float) -> bool:
+        """Whether it is time to find out whether a model is still as slow as when it was asked last.
+
+        The more answers say that it is slow, the longer that waits. And it must have been faster, lately or
+        by its profile: one that never was is not asked again.
+        """
+        if not self.count or self.speeds.typical() <= math.exp(self._fastest) * SLOWER:
+            return False
+        recovering = self._last < -JUMP * self.spread()
+        return recovering or now - self.at >= PROBE_AFTER * max(self.weight, 1.0)
+
+    def best(self) -> float:
+        """By what factor the model was faster at its best, lately or by its profile; at most 1."""
+        return min(math.exp(self._fastest) / self.speeds.typical(), 1.0)
 
     def doubt(self, now: float) -> float:
         """How uncertain the mean itself is: the standard deviation of its logarithm."""
@@ -173,11 +198,7 @@ class Pace:
         self._solve(now)
         level = math.log(self.speeds.typical())
         risen = level - self._fastest
-        self._fastest = (
-            level
-            if risen < 0.0 or self.count <= UNJUDGED
-            else (self._fastest + risen * -math.expm1(-age / BEST_LIFETIME))
-        )
+        self._fastest = level if risen < 0.0 else (self._fastest + risen * -math.expm1(-age / BEST_LIFETIME))
 
     def correct(self, total: float, allowed: float, ttft: float | None, first_allowed: float) -> None:
         """Moves the tails: times that were observed, beside the 95 % quantiles predicted for them."""
@@ -189,12 +210,14 @@ class Pace:
 
     def _judge(self, seen: Observed, total: float) -> None:
         """Learns the spread, and notices a change."""
-        if self._settled < UNJUDGED:
-            return
         first = self.speeds.first(seen.tokens_in)
         error = math.log(total / _seconds(first + seen.tokens_out * self.speeds.per_out))
-        surprise, before = error, self._last
-        self._last = error
+        before, self._last = self._last, error
+        if self.count >= UNJUDGED and self._has_jumped(before, error):
+            self._jump(min(before, error, key=abs))
+            return
+        if self._settled < UNJUDGED:
+            return
         weight = max(1.0 / (self._settled - UNJUDGED + 3.0), LEAST_WEIGHT)
         bound = max(4.0 * math.sqrt(self._variance), 1.0)
         error = min(max(error, -bound), bound)
@@ -209,9 +232,7 @@ class Pace:
             self._first_variance += weight * (off * off - self._first_variance)
         else:
             self._first_variance += weight * (self._variance - self._first_variance)
-        if self._has_jumped(before, surprise):
-            self._jump(min(before, surprise, key=abs))
-        elif abs(self._trend) > CHANGE:
+        if abs(self._trend) > CHANGE:
             self._begin_anew()
 
     def _has_jumped(self, before: float, now: float) -> bool:
@@ -264,6 +285,7 @@ class Pace:
         """The speed that fits best what was seen, and the profile where nothing was."""
         self._solved_at = now
         kept = self._kept(now)
+        self._staleness = 1.0 - kept
         long = self._long
         if not self._steady:
             long *= math.exp(-max(now - self.at, 0.0) / LONG_LIFETIME)

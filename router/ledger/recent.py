@@ -6,13 +6,14 @@ Only facts that predictions stand on: no text, no session, nothing of what was a
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["PastAttempt", "recent"]
+__all__ = ["PastAttempt", "recent", "recent_of_each"]
 
 #: Attempts that are looked at beyond those asked for, to pass over the ones that tell nothing. However large
 #: the file and however long a limit refused everything, reading ends there.
@@ -25,9 +26,10 @@ MOST = 1_000_000
 _QUERY = """
 SELECT d.at, d.task, d.prompt_tokens, d.max_output_tokens, d.choices, d.stream,
     a.model, a.outcome, a.ttft, a.duration, a.waited, a.outstanding,
-    a.prompt_tokens, a.completion_tokens, a.cached_tokens, a.cost_source, a.error, a.hedge
+    a.prompt_tokens, a.completion_tokens, a.cached_tokens, a.cost_source, a.error, a.hedge,
+    a.decision, a.n
 FROM attempts a CROSS JOIN decisions d ON d.n = a.decision
-WHERE a.decision >= {oldest}
+WHERE {which}
     AND (a.outcome IN ('succeeded', 'failed') OR a.outcome = 'cancelled' AND a.duration IS NOT NULL)
     {since}
 ORDER BY a.decision DESC, a.n DESC LIMIT :most
@@ -38,8 +40,10 @@ _OLDEST = "coalesce((SELECT decision FROM attempts ORDER BY decision DESC LIMIT 
 _OLDEST_SINCE = (
     "(SELECT min(n) FROM (SELECT n FROM decisions WHERE at >= :since ORDER BY at DESC LIMIT :looked))"
 )
-_ANY_TIME = _QUERY.format(oldest=_OLDEST, since="")
-_SINCE = _QUERY.format(oldest=f"max({_OLDEST}, {_OLDEST_SINCE})", since="AND d.at >= :since")
+_ANY_TIME = _QUERY.format(which=f"a.decision >= {_OLDEST}", since="")
+_SINCE = _QUERY.format(which=f"a.decision >= max({_OLDEST}, {_OLDEST_SINCE})", since="AND d.at >= :since")
+# Backwards along the index of the models, which ends with the primary key.
+_OF_A_MODEL = _QUERY.format(which="a.model = :model", since="")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,13 +109,28 @@ def recent(connection: sqlite3.Connection, most: int, since: float | None) -> tu
     return tuple(attempt for attempt in found if attempt is not None)
 
 
+def recent_of_each(
+    connection: sqlite3.Connection, models: Iterable[str], most: int
+) -> tuple[PastAttempt, ...]:
+    """The newest attempts of each model that are over, `most` of each at most, oldest first.
+
+    Raises:
+        sqlite3.Error: if the file cannot be read.
+    """
+    rows: list[tuple[Any, ...]] = []
+    for model in models:
+        rows += connection.execute(_OF_A_MODEL, {"model": model, "most": most})
+    rows.sort(key=lambda row: row[-2:])
+    return tuple(attempt for row in rows if (attempt := _past_attempt(row)) is not None)
+
+
 def _past_attempt(row: tuple[Any, ...]) -> PastAttempt | None:
     """A row as an attempt; None if it makes no sense.
 
     SQLite holds any value in any column, and a file is not only written by us.
     """
     at, task, counted, limit, choices, stream, model, outcome = row[:8]
-    ttft, duration, waited, outstanding, prompt, completion, cached, cost_source, error, hedge = row[8:]
+    ttft, duration, waited, outstanding, prompt, completion, cached, cost_source, error, hedge = row[8:18]
     counted = _count(counted)
     if not isinstance(at, float) or not math.isfinite(at) or counted is None or not isinstance(model, str):
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -90,7 +90,9 @@ class Reports:
             if len(found) < reading.PAGE:
                 return
 
-    def recent(self, most: int = 2000, *, since: float | None = None) -> tuple[PastAttempt, ...]:
+    def recent(
+        self, most: int = 2000, *, since: float | None = None, models: Iterable[str] | None = None
+    ) -> tuple[PastAttempt, ...]:
         """The newest attempts that are over, oldest first: what a router that starts can learn from.
 
         Attempts that a limit or a budget refused are left out, and so are cancelled ones of unknown length.
@@ -103,13 +105,17 @@ class Reports:
         Args:
             most: How many at most.
             since: Only attempts of decisions made at this Unix time (s) or later.
+            models: The newest `most` of each of these, instead of the newest of all; `since` does not count.
         """
-        from router.ledger.recent import recent
+        from router.ledger.recent import recent, recent_of_each
 
         self.unread = None
         if self._path is None and not self._desk.begun:
             return ()
         try:
+            if models is not None:
+                names = tuple(models)
+                return self._read(lambda connection: recent_of_each(connection, names, most))
             return self._read(lambda connection: recent(connection, most, since))
         except _unreadable() as error:
             self.unread = f"{type(error).__name__}: {error}"

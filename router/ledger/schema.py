@@ -83,6 +83,7 @@ _WAITS = """
 ALTER TABLE attempts ADD COLUMN waited REAL;
 ALTER TABLE attempts ADD COLUMN outstanding INTEGER;
 ALTER TABLE decisions ADD COLUMN choices INTEGER NOT NULL DEFAULT 1;
+CREATE INDEX attempts_model ON attempts (model);
 """
 
 #: The scripts that lead from version i to version i + 1; `user_version` says how many were run.
