@@ -20,11 +20,13 @@ class AllKnowing(Chooser):
 
     It does not know what chance will decide about this request, nor the requests to come: it is the best
     that can be done for one request after the other, not the best for all of them together. It chooses among
-    the candidates that the policy's constraints, the breakers and the rate limits leave to the router, too.
+    the candidates that the policy's constraints, the breakers and the rate limits leave to the router, too;
+    but for `max_latency` and `max_ttft`, which the router has to guess about: it knows who keeps the first,
+    puts those before the others, and heeds no `max_ttft`.
     """
 
     def order(self, demand: Demand, routing: Routing) -> Sequence[int]:
-        """Places by the true expected objective; with a deadline, those that keep it first."""
+        """Places by the true expected objective; with a limit on time, those that keep it first."""
         values: dict[int, float] = {}
         kept: dict[int, float] = {}
         failures: dict[int, float] = {}
@@ -32,7 +34,7 @@ class AllKnowing(Chooser):
             values[place], kept[place], failures[place] = self._judge(place, demand, routing)
         if any(failures.values()):
             values = self._with_failures(values, failures, routing)
-        if routing.rules.deadline is None:
+        if _limit(routing) == math.inf:
             return sorted(values, key=values.__getitem__)
         sure = routing.rules.policy.confidence
         return sorted(
@@ -45,11 +47,11 @@ class AllKnowing(Chooser):
         host, now = self._hosts[place], routing.began_at
         if host.truth.out(now) is not None:
             return math.inf, 0.0, 0.0
-        policy, deadline = routing.rules.policy, routing.rules.deadline
+        policy, limit = routing.rules.policy, _limit(routing)
         found, wait = host.truth.expected(demand, now), host.wait()
         quality = routing.fleet.quality(demand.kind.task)[place] or 0.0
         value = found.cost + policy.value_of_time * (wait + found.latency) - policy.value_of_quality * quality
-        kept = 1.0 if deadline is None else host.truth.in_time(demand, found, deadline - wait)
+        kept = 1.0 if limit == math.inf else host.truth.in_time(demand, found, limit - wait)
         return (math.inf if math.isnan(value) else value), kept, found.failure
 
     def _with_failures(
@@ -64,3 +66,9 @@ class AllKnowing(Chooser):
             chance = failures[place]
             found[place] = value if not chance else (1 - chance) * value + chance * (lost + instead)
         return found
+
+
+def _limit(routing: Routing) -> float:
+    """Seconds within which a request is to be answered: its deadline or the policy's limit."""
+    limits = (routing.rules.deadline, routing.rules.policy.max_latency)
+    return min((limit for limit in limits if limit is not None), default=math.inf)

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from router.config import Policy, Recovery, RouterConfig
 from router.core import Core
@@ -122,6 +123,7 @@ class World:
             if local:
                 self.core.fleet.adapter(place)
         self._explores = chooser == "router"
+        self._knows = chooser == "all-knowing"
         self.chooser = chooser_of(chooser, self.hosts, f"{seed}/chooser")
         self.tally = Tally(self.hosts, policy)
 
@@ -159,6 +161,8 @@ class World:
         if demand.session is not None:
             options = options.model_copy(update={"session": demand.session})
         rules = rules_of(self._policy, options)
+        if self._knows:
+            rules = replace(rules, max_latency=None, max_ttft=None)  # it sees for itself who keeps them
         features = features_of(
             self.core, kind.request, options, rules, prompt_tokens=demand.prompt_tokens, needs=kind.needs
         )

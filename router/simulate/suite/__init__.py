@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from router.simulate.suite.changing import answers_grow, day_and_night, host_slows_down, slow_and_back
+from router.simulate.suite.changing import (
+    answers_grow,
+    day_and_night,
+    host_slows_down,
+    slow_and_back,
+    slow_under_a_limit,
+)
 from router.simulate.suite.scenario import Scenario
 from router.simulate.suite.steady import kimi_migration, local_and_hosted, support_mix
 from router.simulate.suite.strained import bursts, conversations, deadline, flood, outages
@@ -25,6 +31,7 @@ def suite(*, requests: int = 10_000) -> Mapping[str, Scenario]:
         host_slows_down,
         answers_grow,
         slow_and_back,
+        slow_under_a_limit,
         day_and_night,
         bursts,
         outages,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from router.config import Policy
 from router.simulate.arrivals import Poisson
 from router.simulate.processes import Diurnal, Drift
 from router.simulate.suite.scenario import CHAT, Scenario, four_hosts
 from router.simulate.workload import Workload
 
-__all__ = ["answers_grow", "day_and_night", "host_slows_down", "slow_and_back"]
+__all__ = ["answers_grow", "day_and_night", "host_slows_down", "slow_and_back", "slow_under_a_limit"]
 
 
 def host_slows_down(requests: int) -> Scenario:
@@ -57,6 +58,26 @@ def slow_and_back(requests: int) -> Scenario:
                 ]
             }
         ),
+    )
+
+
+def slow_under_a_limit(requests: int) -> Scenario:
+    """A spell of slowness that must not shut a model out for longer than it lasts."""
+    rate = 4.0
+    return Scenario(
+        name="slow under a limit",
+        kind="drifting",
+        about="the best host is six times slower for a minute, under a policy with max_latency=6",
+        workload=Workload(tasks=CHAT[:1], arrivals=Poisson(rate=rate), requests=requests),
+        backends=four_hosts(
+            balanced={
+                "latency_over_time": [
+                    Drift(factor=6.0, start=requests / rate * 0.3, over=1),
+                    Drift(factor=1 / 6, start=requests / rate * 0.3 + 60, over=1),
+                ]
+            }
+        ),
+        policy=Policy(value_of_time=0.001, max_latency=6.0),
     )
 
 
