@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from router.learning.forecasts import Forecasts
 from router.learning.lengths import EXPECTED_OUTPUT_TOKENS
 from router.learning.lognormal import capped, capped_spread, sum_quantile
-from router.learning.pace import LONGEST, Z95, Observed, Pace
+from router.learning.pace import LONGEST, Z95, Observed, Pace, speeds_of
 from router.learning.response import HOSTED_SLOPE, LOCAL_SLOPE, Response
 from router.learning.spells import Failures
 from router.profile import HOSTED_SPEED, Profile
@@ -96,23 +96,23 @@ class Columns:
                  "_sweep", "_profiles")  # fmt: skip
 
     def __init__(self, profiles: Sequence[Profile]) -> None:
-        speeds = [profile.speed for profile in profiles]
+        speeds = [speeds_of(profile.speed) for profile in profiles]
         models = len(profiles)
         self._profiles = tuple(profiles)
         self.ratio = [1.0] * models
         self.frame = [0.0] * models
-        self.base = [speed.ttft for speed in speeds]
-        self.per_in = [1.0 / speed.prefill for speed in speeds]
-        self.per_out = [1.0 / speed.decode for speed in speeds]
+        self.base = [speed.base for speed in speeds]
+        self.per_in = [speed.per_in for speed in speeds]
+        self.per_out = [speed.per_out for speed in speeds]
         self.spread = [_UNTOUCHED.spread()] * models
         self.first_spread = [_UNTOUCHED.first_spread()] * models
         self.tail = [1.0] * models
         self.first_tail = [1.0] * models
         self.failing = [0.0] * models
         self.lost = [0.0] * models
-        self.load = [speed.load for speed in speeds]
+        self.load = [profile.speed.load for profile in profiles]
         self.samples = [0] * models
-        self.service = [speed.ttft + EXPECTED_OUTPUT_TOKENS / speed.decode for speed in speeds]
+        self.service = [speed.total(0.0, EXPECTED_OUTPUT_TOKENS) for speed in speeds]
         self.forecasts = Forecasts(models)
         self._paces: dict[int, Pace] = {}
         self._responses: dict[int, Response] = {}

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from router.learning.regression import SHORTEST, Regression, Speeds
 from router.profile import Speed
 
-__all__ = ["LONGEST", "Observed", "Pace"]
+__all__ = ["LONGEST", "Observed", "Pace", "speeds_of"]
 
 #: What an answer's weight is multiplied by with each later one. Some 25 answers count: with a scatter of 30 %
 #: and a mean that doubles within 500 answers, error by age and error by scatter are then about equal.
@@ -106,11 +106,7 @@ class Pace:
 
     def __init__(self, prior: Speed, *, steady: bool) -> None:
         """Starts at a profile. `steady`: the speed is this machine's, and does not fade with time."""
-        self._prior = Speeds(
-            min(max(prior.ttft, SHORTEST), LONGEST),
-            max(1.0 / max(prior.prefill, 1e-6), QUICKEST),
-            max(1.0 / max(prior.decode, 1e-6), QUICKEST),
-        )
+        self._prior = speeds_of(prior)
         self._steady = steady
         self.speeds = self._prior
         self._regression = Regression(self._prior)
@@ -301,6 +297,15 @@ class Pace:
                 )
             )
         self.speeds = Speeds(*(min(max(value, QUICKEST), LONGEST) for value in solved))
+
+
+def speeds_of(profile: Speed) -> Speeds:
+    """A profile's speeds as seconds, bounded so that nothing is divided by zero."""
+    return Speeds(
+        min(max(profile.ttft, SHORTEST), LONGEST),
+        max(1.0 / max(profile.prefill, 1e-6), QUICKEST),
+        max(1.0 / max(profile.decode, 1e-6), QUICKEST),
+    )
 
 
 def _corrected(tail: float, *, missed: bool) -> float:
