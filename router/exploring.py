@@ -21,6 +21,8 @@ __all__ = ["explore"]
 
 #: A model with fewer answers than this is "little known of": exploration may pick it.
 KNOWN_AFTER = 20
+#: How far our own count of a prompt may be from that of a vocabulary not met yet: as `LENGTH_DOUBT`.
+COUNT_DOUBT = 0.2
 #: Candidates that exploration looks at.
 MOST_EXPLORED = 64
 
@@ -28,9 +30,9 @@ MOST_EXPLORED = 64
 def explore(core: Core, routing: Routing) -> None:
     """Now and then puts a model first that may well be better than is known. Breaks no constraint.
 
-    A model may be better if it would be the best were it as good as can be hoped for: as fast and as terse as
-    its figures are uncertain. One whose price alone makes it dearer is never tried. (Optimism in the face of
-    uncertainty, as UCB has it, but for a bounded share of requests.)
+    A model may be better if it would be the best were it as good as can be hoped for: as fast, as terse and
+    as sparing with a prompt's tokens as its figures are uncertain. One whose price alone makes it dearer is
+    never tried. (Optimism in the face of uncertainty, as UCB has it, for a bounded share of requests.)
     """
     policy = core.config.policy
     share = policy.explore if policy.rank_by == "objective" else 0.0
@@ -67,10 +69,12 @@ def _most_promising(core: Core, routing: Routing, on_time: Sequence[int]) -> int
         # What a profile says of a speed is no measurement: until there are some, nothing is ruled out.
         measured = fleet.learned.samples[place] >= MEASURED_AFTER
         fast = math.exp(-fleet.learned.hope(place, now)) if measured else 0.0
+        sparing = math.exp(-HOPE * COUNT_DOUBT / math.sqrt(1.0 + fleet.learned.samples[place]))
+        parts = price_parts(fleet, place, features, found)
+        prompt, answer = parts.get("prompt USD", 0.0), parts.get("answer USD", 0.0)
         cost = found.cost if math.isfinite(found.cost) else 0.0
-        answer = price_parts(fleet, place, features, found).get("answer USD", 0.0)
         best = found._replace(
-            cost=cost - (1.0 - terse) * answer,
+            cost=cost - (1.0 - terse) * answer - (1.0 - sparing) * prompt,
             latency=found.wait + (found.first + found.decode * terse) * fast,
         )
         return objective(policy, best, quality[place])

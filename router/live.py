@@ -155,7 +155,8 @@ def book(core: Core, routing: Routing, attempt: LiveAttempt) -> None:
         return
     attempt.booked = True
     name, now = routing.fleet.names[attempt.place], core.now()
-    attempt.ended_at = attempt.ended_at or now
+    if attempt.ended_at is None:
+        attempt.ended_at = now
     core.traffic.end(attempt.ticket)
     if attempt.limiter is not None:
         attempt.limiter.release()

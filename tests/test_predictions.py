@@ -447,6 +447,25 @@ def test_exploration_tries_nothing_whose_price_alone_makes_it_worse() -> None:
     assert explored_share(models, Policy(explore=0.5), 500) == 0
 
 
+async def test_a_prompt_that_another_model_counts_shorter_rules_no_unseen_one_out() -> None:
+    async with router_of(
+        scripted("known"), scripted("unseen", usd=1.0001), policy=Policy(explore=0.5)
+    ) as router:
+        core = core_of(router)
+        core.random.seed(1)
+        for _ in range(50):  # it takes four fifths of the tokens that we count
+            sample = Sample(
+                task=None, counted_tokens=1000, prompt_tokens=800, completion_tokens=1, ttft=None, duration=1e-4
+            )  # fmt: skip
+            core.fleet.learned.learn(0, sample)
+        explored = 0
+        for _ in range(100):
+            routing = choose(core, parse_request({"messages": TALK}))
+            explore(core, routing)
+            explored += routing.fleet.names[routing.order[0]] == "unseen"
+        assert 30 < explored < 70
+
+
 def test_exploration_breaks_no_constraint_and_no_deadline() -> None:
     models = [
         scripted("best", quality=0.9, speed_ttft=0.1),

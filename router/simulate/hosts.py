@@ -202,13 +202,19 @@ class Host:
         del self.running[job]
         self._serve_next()
 
-    def _first(self, job: Job) -> None:
-        """The first token is due."""
-        if job.over or job.service is None:
-            return
+    def _served(self, job: Job) -> Service | None:
+        """What a job is being served, if something of it is due now; None if it is over or just lost."""
+        if job.over:
+            return None
         out = self.truth.out(self._agenda.now)
         if out is not None:
             self._lost(job, out)
+            return None
+        return job.service
+
+    def _first(self, job: Job) -> None:
+        """The first token is due."""
+        if self._served(job) is None:
             return
         job.visible = True
         job.due_at = job.ends_at
@@ -217,16 +223,13 @@ class Host:
 
     def _last(self, job: Job) -> None:
         """The end is due."""
-        if job.over or job.service is None:
-            return
-        out = self.truth.out(self._agenda.now)
-        if out is not None:
-            self._lost(job, out)
+        service = self._served(job)
+        if service is None:
             return
         job.over = True
         self._free(job)
-        if job.service.fails_after is None:
-            self.truth.keep(job.demand.session, job.service.prompt_tokens, self._agenda.now)
+        if service.fails_after is None:
+            self.truth.keep(job.demand.session, service.prompt_tokens, self._agenda.now)
             job.asker.finished(job)
         else:
             job.asker.failed(job, self.truth.backend.error())
