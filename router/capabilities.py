@@ -28,7 +28,7 @@ CAPABILITIES: dict[str, str] = {
     "reasoning_effort": "reasoning_effort",
     "prediction": "predicted outputs",
     "web_search": "web_search_options",
-    "sampler_extras": "top_k, min_p, repetition_penalty, chat_template_kwargs (a part of extras)",
+    "sampler_extras": "top_k, min_p, repetition_penalty, enable_thinking, chat_template_kwargs (in extras)",
     "extras": "extra_headers, extra_query, extra_body and fields only some hosts know",
 }
 """Every capability, with what it stands for."""

@@ -34,7 +34,9 @@ _OFF_WHEN_FALSY = frozenset(
 _NEEDED_BY_PART: dict[str, str] = {"image_url": "vision", "input_audio": "audio", "file": "files"}
 
 #: Fields of no OpenAI API that llama.cpp, vLLM and our own engine take.
-_SAMPLER_EXTRAS = frozenset({"top_k", "min_p", "repetition_penalty", "chat_template_kwargs"})
+_SAMPLER_EXTRAS = frozenset(
+    {"top_k", "min_p", "repetition_penalty", "chat_template_kwargs", "enable_thinking"}
+)
 
 _NONE: frozenset[str] = frozenset()
 

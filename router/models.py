@@ -140,7 +140,8 @@ class LocalModel(Model):
         usd_per_hour: What an hour of this machine's computing is worth; 0 makes the model free.
         preload: Load at construction instead of at the first request.
         lora: A LoRA adapter's GGUF file.
-        isolation: Where the engine runs.
+        isolation: Where the engine runs: on a thread of this process, or in a process of its own, so that a
+            crash of native code fails its requests and nothing else.
         sha256: What the file must hash to, in hexadecimal.
         chat_template: A Jinja chat template to use instead of the file's own.
     """
@@ -155,7 +156,7 @@ class LocalModel(Model):
     usd_per_hour: Money = 0.0
     preload: StrictBool = False
     lora: Path | None = None
-    isolation: Literal["thread"] = "thread"
+    isolation: Literal["thread", "process"] = "thread"
     sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = None
     chat_template: str | None = None
 
@@ -173,7 +174,7 @@ class LocalModel(Model):
             usd_per_hour: float = 0.0,
             preload: bool = False,
             lora: str | Path | None = None,
-            isolation: Literal["thread"] = "thread",
+            isolation: Literal["thread", "process"] = "thread",
             sha256: str | None = None,
             chat_template: str | None = None,
             quality: float | Mapping[str, float] | None = None,

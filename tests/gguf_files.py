@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -13,9 +13,9 @@ from typing import Literal
 import gguf
 import numpy as np
 
-from tests.gguf_templates import LLAMA3, QWEN2, QWEN3
+from tests.gguf_templates import GEMMA3, LLAMA3, QWEN2, QWEN3
 
-Architecture = Literal["llama", "qwen2", "qwen3"]
+Architecture = Literal["llama", "qwen2", "qwen3", "gemma3"]
 
 _CORPUS = (
     "the quick brown fox jumps over the lazy dog and the cat sat on the mat while it was raining in spain "
@@ -24,6 +24,8 @@ _CORPUS = (
 )
 _MERGES = 160
 
+#: Every sixth layer of Gemma sees everything, the others this many tokens.
+_GEMMA_LAYERS, _GEMMA_WINDOW = 6, 32
 _LAYERS, _WIDTH, _HEADS, _KV_HEADS, _FEED = 2, 64, 4, 2, 128
 
 
@@ -43,6 +45,15 @@ _QWEN_PLAIN = ("<tool_call>", "</tool_call>", "<think>", "</think>")
 _FAMILIES: dict[Architecture, _Family] = {
     "qwen2": _Family(QWEN2, "qwen2", _QWEN_CONTROL, _QWEN_PLAIN[:2], None, "<|im_end|>", "<|im_end|>"),
     "qwen3": _Family(QWEN3, "qwen2", _QWEN_CONTROL, _QWEN_PLAIN, None, "<|im_end|>", "<|im_end|>"),
+    "gemma3": _Family(
+        GEMMA3,
+        "llama-bpe",
+        ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"),
+        (),
+        "<bos>",
+        "<eos>",
+        "<end_of_turn>",
+    ),
     "llama": _Family(
         LLAMA3,
         "llama-bpe",
@@ -66,6 +77,8 @@ def write_gguf(
     n_ctx: int = 2048,
     template: str | None = "",
     metadata: Mapping[str, float | int] | None = None,
+    quantised: bool = False,
+    control: tuple[str, ...] = (),
 ) -> Path:
     """Writes one model.
 
@@ -76,11 +89,14 @@ def write_gguf(
         n_ctx: The context length that the file claims, in tokens.
         template: Another chat template; None: none at all; empty: the family's.
         metadata: Further key-value pairs (`general.sampling.temp`, ...).
+        quantised: Write the weights as Q8_0 instead of floats.
+        control: Further control tokens, of another family's vocabulary.
 
     Returns:
         The path.
     """
     family = _FAMILIES[architecture]
+    family = replace(family, control=(*family.control, *control))
     tokens, merges = _vocabulary()
     writer = gguf.GGUFWriter(path, architecture)
     _write_shape(writer, architecture, n_ctx)
@@ -95,7 +111,11 @@ def write_gguf(
             writer.add_float32(key, value)
     size = len(tokens) + len(family.control) + len(family.plain)
     for name, tensor in _tensors(architecture, size, seed).items():
-        writer.add_tensor(name, tensor)
+        if quantised and tensor.ndim > 1:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(name, gguf.quants.quantize(tensor, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(name, tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -109,7 +129,9 @@ def _write_shape(writer: gguf.GGUFWriter, architecture: Architecture, n_ctx: int
     writer.add_license("apache-2.0")
     writer.add_context_length(n_ctx)
     writer.add_embedding_length(_WIDTH)
-    writer.add_block_count(_LAYERS)
+    writer.add_block_count(_layers(architecture))
+    if architecture == "gemma3":
+        writer.add_sliding_window(_GEMMA_WINDOW)
     writer.add_feed_forward_length(_FEED)
     writer.add_head_count(_HEADS)
     writer.add_head_count_kv(_KV_HEADS)
@@ -150,7 +172,7 @@ def _tensors(architecture: Architecture, size: int, seed: int) -> dict[str, np.n
         "output_norm.weight": np.ones(_WIDTH, dtype=np.float32),
         "output.weight": weights(size, _WIDTH, scale=0.5),
     }
-    for layer in range(_LAYERS):
+    for layer in range(_layers(architecture)):
         block = {
             "attn_norm.weight": np.ones(_WIDTH, dtype=np.float32),
             "attn_q.weight": weights(_WIDTH, _WIDTH),
@@ -168,11 +190,20 @@ def _tensors(architecture: Architecture, size: int, seed: int) -> dict[str, np.n
                 "attn_k.bias": weights(narrow),
                 "attn_v.bias": weights(narrow),
             }
-        if architecture == "qwen3":
+        if architecture == "gemma3":
+            block |= {
+                "post_attention_norm.weight": np.ones(_WIDTH, dtype=np.float32),
+                "post_ffw_norm.weight": np.ones(_WIDTH, dtype=np.float32),
+            }
+        if architecture in ("qwen3", "gemma3"):
             ones = np.ones(_WIDTH // _HEADS, dtype=np.float32)
             block |= {"attn_q_norm.weight": ones, "attn_k_norm.weight": ones}
         tensors |= {f"blk.{layer}.{name}": tensor for name, tensor in block.items()}
     return tensors
+
+
+def _layers(architecture: Architecture) -> int:
+    return _GEMMA_LAYERS if architecture == "gemma3" else _LAYERS
 
 
 def _byte_letters() -> dict[int, str]:

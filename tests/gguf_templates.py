@@ -1,4 +1,4 @@
-"""Chat templates as the files of three families carry them."""
+"""Chat templates as the files of the families carry them; the later ones shortened to what shapes a chat."""
 
 from __future__ import annotations
 
@@ -185,5 +185,162 @@ LLAMA3 = """\
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
+{%- endif %}
+"""
+
+#: Shortened: its makers say more about how to call.
+LLAMA4 = """\
+{{- bos_token }}
+{%- if not tools is defined %}
+    {%- set tools = none %}
+{%- endif %}
+{%- if messages[0]['role'] == 'system' %}
+    {{- '<|header_start|>system<|header_end|>\\n\\n' }}
+    {%- if tools is not none %}
+        {{- 'Environment: ipython\\n' }}
+    {%- endif %}
+    {{- messages[0]['content'] | trim + '<|eot|>' }}
+    {%- set messages = messages[1:] %}
+{%- endif %}
+{%- if tools is not none %}
+    {%- if messages | length == 0 %}
+        {{- raise_exception('tools stand in the first user message, and there is none') }}
+    {%- endif %}
+    {{- '<|header_start|>user<|header_end|>\\n\\nRespond in the format {"name": function name, "parameters": dictionary}.\\n\\n' }}
+    {%- for t in tools %}
+        {{- t | tojson(indent=4) + '\\n\\n' }}
+    {%- endfor %}
+    {{- messages[0]['content'] | trim + '<|eot|>' }}
+    {%- set messages = messages[1:] %}
+{%- endif %}
+{%- for message in messages %}
+    {%- if message.role == 'tool' or message.role == 'ipython' %}
+        {{- '<|header_start|>ipython<|header_end|>\\n\\n' + message.content | tojson + '<|eot|>' }}
+    {%- elif 'tool_calls' in message and message.tool_calls | length > 0 %}
+        {{- '<|header_start|>assistant<|header_end|>\\n\\n<|python_start|>' }}
+        {%- if message['content'] is string %}
+            {{- message['content'] }}
+        {%- endif %}
+        {{- '<|python_end|>' }}
+        {%- for call in message.tool_calls %}
+            {{- '{"name": "' + call.function.name + '", "parameters": ' + call.function.arguments | tojson + '}' }}
+        {%- endfor %}
+        {{- '<|eot|>' }}
+    {%- else %}
+        {{- '<|header_start|>' + message['role'] + '<|header_end|>\\n\\n' + message['content'] + '<|eot|>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|header_start|>assistant<|header_end|>\\n\\n' }}
+{%- endif %}
+"""
+
+GEMMA2 = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+    "{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}"
+    "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+
+GEMMA3 = """\
+{{ bos_token }}
+{%- set prefix = '' %}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set prefix = messages[0]['content'] + '\\n\\n' %}
+    {%- set messages = messages[1:] %}
+{%- endif %}
+{%- for message in messages %}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+        {{- raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}
+    {%- endif %}
+    {%- set role = 'model' if message['role'] == 'assistant' else message['role'] %}
+    {{- '<start_of_turn>' + role + '\\n' + (prefix if loop.first else '') + message['content'] | trim + '<end_of_turn>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<start_of_turn>model\\n' }}
+{%- endif %}
+"""
+
+#: Takes arguments as text and calls without content, opens the thoughts, and presents no tools.
+DEEPSEEK_R1 = """\
+{%- set ns = namespace(outputs=false, first=true, system='') %}
+{%- for message in messages %}
+    {%- if message['role'] == 'system' %}
+        {%- set ns.system = message['content'] %}
+    {%- endif %}
+{%- endfor %}
+{{- bos_token + ns.system }}
+{%- for message in messages %}
+    {%- if message['role'] == 'user' %}
+        {{- '<|User|>' + message['content'] }}
+    {%- elif message['role'] == 'assistant' and message['content'] is none %}
+        {%- for tool in message['tool_calls'] %}
+            {{- '<|Assistant|><|tool▁calls▁begin|>' if loop.first else '\\n' }}
+            {{- '<|tool▁call▁begin|>' + tool['type'] + '<|tool▁sep|>' + tool['function']['name'] + '\\n```json\\n' + tool['function']['arguments'] + '\\n```<|tool▁call▁end|>' }}
+        {%- endfor %}
+        {{- '<|tool▁calls▁end|><|end▁of▁sentence|>' }}
+    {%- elif message['role'] == 'assistant' %}
+        {{- '<|tool▁outputs▁end|>' if ns.outputs else '<|Assistant|>' }}
+        {%- set ns.outputs = false %}
+        {{- message['content'].split('</think>')[-1] + '<|end▁of▁sentence|>' }}
+    {%- elif message['role'] == 'tool' %}
+        {{- '\\n' if ns.outputs else '<|tool▁outputs▁begin|>' }}
+        {%- set ns.outputs = true %}
+        {{- '<|tool▁output▁begin|>' + message['content'] + '<|tool▁output▁end|>' }}
+    {%- endif %}
+{%- endfor %}
+{{- '<|tool▁outputs▁end|>' if ns.outputs }}
+{%- if add_generation_prompt and not ns.outputs %}
+    {{- '<|Assistant|><think>\\n' }}
+{%- endif %}
+""".replace("<|", "<\N{FULLWIDTH VERTICAL LINE}").replace("|>", "\N{FULLWIDTH VERTICAL LINE}>")
+
+#: Its makers' writes tools as TypeScript; this one as JSON, and is as strict about messages.
+GPT_OSS = """\
+{%- set reasoning_effort = reasoning_effort if reasoning_effort is defined else 'medium' %}
+{{- '<|start|>system<|message|>Current date: ' + strftime_now('%Y-%m-%d') + '\\nReasoning: ' + reasoning_effort }}
+{{- '\\n# Valid channels: analysis, commentary, final.<|end|>' }}
+{%- set developer = '' %}
+{%- if messages[0].role == 'system' %}
+    {%- set developer = messages[0].content %}
+    {%- set messages = messages[1:] %}
+{%- endif %}
+{%- if developer or tools %}
+    {{- '<|start|>developer<|message|># Instructions\\n\\n' + developer }}
+    {%- for tool in tools or [] %}
+        {{- '\\n// ' + tool.function.description + '\\ntype ' + tool.function.name + ' = ' + tool.function.parameters | tojson }}
+    {%- endfor %}
+    {{- '<|end|>' }}
+{%- endif %}
+{%- set last = namespace(name=none) %}
+{%- for message in messages %}
+    {%- if message.role == 'assistant' and 'tool_calls' in message %}
+        {%- set call = message.tool_calls[0].function %}
+        {%- if message.content and message.thinking %}
+            {{- raise_exception('Cannot pass both content and thinking') }}
+        {%- elif message.content or message.thinking %}
+            {{- '<|start|>assistant<|channel|>analysis<|message|>' + (message.content or message.thinking) + '<|end|>' }}
+        {%- endif %}
+        {{- '<|start|>assistant to=functions.' + call.name + '<|channel|>commentary json<|message|>' + call.arguments | tojson + '<|call|>' }}
+        {%- set last.name = call.name %}
+    {%- elif message.role == 'assistant' %}
+        {%- if '<|channel|>final<|message|>' in message.content %}
+            {{- raise_exception('You have passed a message containing <|channel|> tags') }}
+        {%- endif %}
+        {{- '<|start|>assistant<|channel|>final<|message|>' + message.content + '<|end|>' }}
+        {%- set last.name = none %}
+    {%- elif message.role == 'tool' %}
+        {%- if last.name is none %}
+            {{- raise_exception('Message has tool role, but there was no previous call') }}
+        {%- endif %}
+        {{- '<|start|>functions.' + last.name + ' to=assistant<|channel|>commentary<|message|>' + message.content | tojson + '<|end|>' }}
+    {%- else %}
+        {{- '<|start|>' + message.role + '<|message|>' + message.content + '<|end|>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start|>assistant' }}
 {%- endif %}
 """

@@ -107,7 +107,7 @@ def test_a_local_model_needs_a_path_and_no_file_yet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"n_gpu_layers": "all"}, {"n_gpu_layers": -2}, {"n_gpu_layers": True}, {"threads": "many"}, {"threads": 0},
-     {"sha256": "abc"}, {"isolation": "process"}, {"n_ctx": 2**31}, {"max_parallel": 0}, {"lora": ""}],
+     {"sha256": "abc"}, {"isolation": "container"}, {"n_ctx": 2**31}, {"max_parallel": 0}, {"lora": ""}],
 )  # fmt: skip
 def test_a_wrong_option_of_a_local_model_is_named(wrong: dict[str, Any]) -> None:
     (field,) = wrong

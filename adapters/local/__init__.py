@@ -1,7 +1,7 @@
 """Models that run inside this process: GGUF files through llama.cpp (extra `local`).
 
 `LocalAdapter` speaks OpenAI's language and knows chat templates, tools and JSON schemas. It hands rendered
-prompts to an `engine.Engine`, which knows tokens: today `llama.LlamaEngine`, one chat after the other.
+prompts to an `engine.Engine`, which knows tokens; `engines` says which one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if find_spec("llama_cpp") is None:  # importing it takes long, and is the engine
     raise ModuleNotFoundError("No module named 'llama_cpp'", name="llama_cpp")
 
 from adapters.local.adapter import LocalAdapter
-from adapters.local.llama import LlamaEngine
+from adapters.local.engines import engine_of
 from router.models import LocalModel
 
 if TYPE_CHECKING:
@@ -26,4 +26,4 @@ __all__ = ["LocalAdapter", "create"]
 def create(model: Model, settings: AdapterSettings) -> LocalAdapter:  # noqa: ARG001 - an answer is bounded by its context
     """Builds the adapter of a `LocalModel`. Cheap: its file waits for the first request, or `preload`."""
     declared = cast("LocalModel", model)
-    return LocalAdapter(declared, LlamaEngine(declared))
+    return LocalAdapter(declared, engine_of(declared))

@@ -8,19 +8,16 @@ import time
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from adapters.local.chat import template_messages
 from adapters.local.engine import Engine, Job, ModelFacts
 from adapters.local.hearing import Ended, Hearing, Started
 from adapters.local.offload import offload
-from adapters.local.plan import Plan, grammar_of, plan
-from adapters.local.reading import Part, Reader
-from adapters.local.templates import CHATML, ChatTemplate
-from adapters.local.text import StopText
-from adapters.local.tools import ToolCall, ToolFormat, format_of, section
+from adapters.local.plan import Plan, plan
+from adapters.local.prompting import Prompt, prepared
+from adapters.local.reading import Part
+from adapters.local.tools import ToolCall
 from router.adapter import Call, Load
 from router.errors import ModelError
 from router.models import LocalModel
@@ -35,17 +32,6 @@ __all__ = ["LocalAdapter"]
 
 #: Seconds between two looks at an engine that is ending, and the most to wait for it.
 _LOOK, _PATIENCE = 0.005, 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Prompt:
-    """A request, made ready for an engine and for reading what comes of it."""
-
-    text: str
-    grammar: str | None
-    form: ToolFormat | None
-    thinks: bool
-    thinking: bool
 
 
 class LocalAdapter:
@@ -87,15 +73,18 @@ class LocalAdapter:
         """
         texts = {"content": "", "reasoning": ""}
         calls: list[tuple[str, ToolCall]] = []
-        prompt_tokens = 0
+        begun = Started(0)
         async with aclosing(self._answer(call)) as answer:
             async for one in answer:
                 if isinstance(one, Started):
-                    prompt_tokens = one.prompt_tokens
+                    begun = one
                 elif isinstance(one, Ended):
                     ended = one
                 elif one.call is not None:
                     calls.append((_call_id(), one.call))
+                elif one.kind == "arguments":
+                    name, last = calls[-1]
+                    calls[-1] = (name, ToolCall(last.name, last.arguments + one.text))
                 else:
                     texts[one.kind] += one.text
         from adapters.local.objects import usage_of
@@ -105,7 +94,7 @@ class LocalAdapter:
             reasoning=texts["reasoning"],
             calls=calls,
             finish=_finish(ended, called=bool(calls)),
-            usage=usage_of(prompt_tokens, ended.completion_tokens),
+            usage=usage_of(begun.prompt_tokens, ended.completion_tokens, begun.cached_tokens),
         )
 
     async def stream(self, call: Call) -> AsyncGenerator[ChatCompletionChunk, None]:
@@ -114,21 +103,24 @@ class LocalAdapter:
         Raises:
             ModelError: whatever goes wrong.
         """
-        first, calls, prompt_tokens = True, 0, 0
+        first, calls, begun = True, 0, Started(0)
         async with aclosing(self._answer(call)) as answer:
             async for one in answer:
                 if isinstance(one, Started):
                     from adapters.local.objects import usage_of
 
-                    objects, prompt_tokens = self._objects(), one.prompt_tokens
+                    objects, begun = self._objects(), one
                     continue
                 if isinstance(one, Ended):
                     yield objects.finish(_finish(one, called=calls > 0), first=first)
-                    yield objects.usage(usage_of(prompt_tokens, one.completion_tokens))
+                    usage = usage_of(begun.prompt_tokens, one.completion_tokens, begun.cached_tokens)
+                    yield objects.usage(usage)
                     return
                 if one.call is not None:
                     yield objects.call(_call_id(), calls, one.call, first=first)
                     calls += 1
+                elif one.kind == "arguments":
+                    yield objects.arguments(calls - 1, one.text)
                 else:
                     yield objects.text(one.kind, one.text, first=first)
                 first = False
@@ -146,8 +138,8 @@ class LocalAdapter:
         facts = await self._opened()
         if "adapters.local.objects" not in sys.modules:
             await offload(lambda: import_module("adapters.local.objects"))  # openai: half a second
-        prompt = await self._prompt(call.request, asked, facts)
-        hearing, job = self._job(asked, prompt)
+        prompt = await prepared(call.request, asked, facts, self._model)
+        hearing, job = self._job(asked, prompt, _session(call.request))
         self._engine.submit(job)
         over = False
         try:
@@ -164,21 +156,16 @@ class LocalAdapter:
             if not over:
                 self._engine.cancel(job)
 
-    def _job(self, asked: Plan, prompt: _Prompt) -> tuple[Hearing, Job]:
-        reader = Reader(
-            thinks=prompt.thinks,
-            thinking=prompt.thinking,
-            tools=prompt.form,
-            most_calls=None if asked.several else 1,
-        )
-        hearing = Hearing(StopText(asked.stops), reader, lambda: self._engine.cancel(job))
+    def _job(self, asked: Plan, prompt: Prompt, session: str | None) -> tuple[Hearing, Job]:
+        hearing = Hearing(prompt.reader, lambda: self._engine.cancel(job))
         job = Job(
             prompt=prompt.text,
             listener=hearing,
             sampling=asked.sampling,
             max_tokens=asked.max_tokens,
             grammar=prompt.grammar,
-            visible=_THINK_TOKENS | (prompt.form.visible if prompt.form else frozenset()),
+            visible=prompt.visible,
+            session=session,
         )
         return hearing, job
 
@@ -203,42 +190,14 @@ class LocalAdapter:
         self._facts = outcome
         return outcome
 
-    async def _prompt(self, request: ChatRequest, asked: Plan, facts: ModelFacts) -> _Prompt:
-        name = self._model.name
-        source = self._model.chat_template or facts.chat_template or CHATML
-        form, presents = format_of(source, asked.tools)
-        grammar = grammar_of(asked, form, name)
-        shown = asked.definitions if presents else ()
-        variables = {
-            "messages": template_messages(
-                request.messages,
-                model=name,
-                presents_tools=presents,
-                section=section(asked.definitions) if asked.definitions and not presents else "",
-            ),
-            "tools": list(shown) or None,
-            "add_generation_prompt": True,
-            "bos_token": facts.bos,
-            "eos_token": facts.eos,
-            # A forced form leaves no room for thoughts: where a template can say so, it does.
-            **({"enable_thinking": False} if asked.constrained else {}),
-            **asked.template_kwargs,
-        }
-        text = await ChatTemplate(source, model=name).render(variables)
-        thinks = "</think>" in source
-        thinking = thinks and text.rstrip().endswith("<think>")
-        if thinking and asked.constrained:
-            text = f"{text.rstrip()}\n\n</think>\n\n"
-        return _Prompt(
-            text=text,
-            grammar=grammar,
-            form=form if asked.tools else None,
-            thinks=thinks and not asked.constrained,
-            thinking=thinking and not asked.constrained,
-        )
 
-
-_THINK_TOKENS = frozenset({"<think>", "</think>"})
+def _session(request: ChatRequest) -> str | None:
+    """Whose request it is, as far as OpenAI's fields say: sessions take turns at a busy model."""
+    for name in ("prompt_cache_key", "safety_identifier", "user"):
+        value = request.params.get(name)
+        if isinstance(value, str) and value:
+            return value
+    return None
 
 
 def _call_id() -> str:

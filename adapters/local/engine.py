@@ -76,8 +76,8 @@ class Sampling:
 class Listener(Protocol):
     """Hears what becomes of a job, on the engine's thread; it must be quick and must not raise."""
 
-    def started(self, prompt_tokens: int) -> None:
-        """The prompt's prefill begins. Told once."""
+    def started(self, prompt_tokens: int, cached_tokens: int = 0) -> None:
+        """The prompt's prefill begins; `cached_tokens` of it need not be computed. Told once."""
         ...
 
     def piece(self, text: bytes) -> bool:
@@ -105,6 +105,7 @@ class Job:
         grammar: GBNF that the answer must match; None: free text.
         visible: Control tokens, by their text, that the listener is told of; all others have no bytes
             (unless there is a grammar, which sees every token's text).
+        session: Whom it belongs to: sessions take turns. None is one of them.
         cancelled: Set by `Engine.cancel`; the engine looks at it before every step.
     """
 
@@ -114,6 +115,7 @@ class Job:
     max_tokens: int | None = None
     grammar: str | None = None
     visible: frozenset[str] = frozenset()
+    session: str | None = None
     cancelled: bool = False
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from adapters.local.engine import Finish
-from adapters.local.reading import Part, Reader
-from adapters.local.text import StopText
+from adapters.local.reading import AnswerReader, Part
+from adapters.local.text import Characters
+from adapters.local.waking import wake
 from router.errors import ModelError
 
 __all__ = ["Ended", "Heard", "Hearing", "Started"]
@@ -21,9 +22,10 @@ def _nothing() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The engine began with the prompt."""
+    """The engine began with the prompt; `cached_tokens` of it were computed before."""
 
     prompt_tokens: int
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,9 @@ class Hearing:
     answer is over. The loop is woken once for all that has come since it last looked.
     """
 
-    def __init__(self, text: StopText, reader: Reader, abandon: Callable[[], None]) -> None:
+    def __init__(self, reader: AnswerReader, abandon: Callable[[], None]) -> None:
         """Takes how to read the answer, and what to do when the loop was closed under it."""
-        self._text = text
+        self._characters = Characters()
         self._reader = reader
         self._abandon = abandon
         self._loop = asyncio.get_running_loop()
@@ -57,21 +59,20 @@ class Hearing:
 
     # On the engine's thread
 
-    def started(self, prompt_tokens: int) -> None:
+    def started(self, prompt_tokens: int, cached_tokens: int = 0) -> None:
         """See `engine.Listener`."""
-        self._tell([Started(prompt_tokens)])
+        self._tell([Started(prompt_tokens, cached_tokens)])
 
     def piece(self, text: bytes) -> bool:
         """See `engine.Listener`."""
-        certain = self._text.feed(text)
-        if certain:
-            self._tell(self._reader.feed(certain))
-        return not (self._text.stopped or self._reader.done)
+        characters = self._characters.feed(text)
+        if characters:
+            self._tell(self._reader.feed(characters))
+        return not self._reader.done
 
     def finished(self, finish: Finish, completion_tokens: int) -> None:
         """See `engine.Listener`."""
-        rest = [*self._reader.feed(self._text.end()), *self._reader.end()]
-        self._tell([*rest, Ended(finish, completion_tokens)])
+        self._tell([*self._reader.end(), Ended(finish, completion_tokens)])
 
     def failed(self, error: ModelError) -> None:
         """See `engine.Listener`."""
@@ -83,12 +84,9 @@ class Hearing:
         with self._guard:
             asleep = not self._news
             self._news += news
-        if not asleep:
-            return
-        try:
-            self._loop.call_soon_threadsafe(self._arrived.set)
-        except RuntimeError:  # the loop was closed
-            self._abandon()
+        if asleep:
+            # Asked for when the loop turns out to be closed, and not before: `leave` may come first.
+            wake(self._loop, self._arrived.set, lambda: self._abandon())  # noqa: PLW0108
 
     # On the event loop
 

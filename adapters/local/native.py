@@ -1,4 +1,6 @@
-"""llama.cpp, typed: a model with one sequence of context. Only this module and `sampling` import llama_cpp.
+"""llama.cpp, typed: a model's weights and vocabulary.
+
+Only this module, `context` and `sampling` import llama_cpp.
 
 The class `llama_cpp.Llama` is left aside on purpose: while it loads, it points the whole process's standard
 output at nothing; it parses the file's chat template, so that a broken one cannot be replaced; it cuts
@@ -12,32 +14,21 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import llama_cpp.llama_cpp as c
-import numpy as np
 
-if TYPE_CHECKING:
-    from adapters.local.sampling import Sampler
+__all__ = ["LoadSettings", "NativeError", "NativeModel", "take_complaints"]
 
-__all__ = ["DecodeError", "LoadSettings", "NativeError", "NativeModel"]
-
-#: Tokens of a prompt computed in one step: what other models and a cancelled job wait for at most.
-STEP_TOKENS = 512
 _ERROR_LEVEL = 4
 
 
 class NativeError(Exception):
     """llama.cpp refused; the text says what it said."""
-
-
-class DecodeError(NativeError):
-    """A step failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +37,7 @@ class LoadSettings:
 
     Attributes:
         path: The GGUF file.
-        n_ctx: Tokens of context; None: what the file was trained with, at most `most_ctx`.
+        n_ctx: Tokens of one request's context; None: what the file was trained with, at most `most_ctx`.
         most_ctx: See `n_ctx`.
         n_gpu_layers: -1: all; None: all if the build has a GPU, else none.
         threads: Threads to compute with.
@@ -76,6 +67,11 @@ class _Complaints(threading.local):
 _complaints = _Complaints()
 
 
+def take_complaints() -> str:
+    """What llama.cpp logged as errors on this thread since the last call; empty if nothing."""
+    return _complaints.take()
+
+
 @c.llama_log_callback  # type: ignore[untyped-decorator]  # a ctypes function type
 def _log(level: int, text: bytes, _data: object) -> None:
     if level == _ERROR_LEVEL and len(_complaints.lines) < 20:  # noqa: PLR2004 - enough for any reason
@@ -96,7 +92,11 @@ def _start_backend() -> None:
 
 
 class NativeModel:
-    """A loaded model and its context.
+    """A loaded model, without a context to compute in (see `context.NativeContext`).
+
+    Attributes:
+        n_ctx: Tokens of one request's context.
+        n_vocab: Tokens of the vocabulary.
 
     Raises:
         NativeError: if it cannot be loaded.
@@ -128,59 +128,12 @@ class NativeModel:
         if c.llama_model_has_encoder(self._model) or not c.llama_model_has_decoder(self._model):
             raise NativeError("it is no decoder-only model, and so no chat model")
         trained = int(c.llama_model_n_ctx_train(self._model))
+        self.n_ctx = settings.n_ctx or min(trained or settings.most_ctx, settings.most_ctx)
         self.n_vocab = int(c.llama_vocab_n_tokens(self._vocab))
-        self._make_context(settings.n_ctx or min(trained or settings.most_ctx, settings.most_ctx), settings)
-        if settings.lora:
-            self._add_lora(settings.lora)
-        self._clear_data = bool(
-            c.llama_model_is_recurrent(self._model) or c.llama_model_is_hybrid(self._model)
-        )
-        self._step = (c.llama_token * STEP_TOKENS)()
-
-    def _make_context(self, n_ctx: int, settings: LoadSettings) -> None:
-        params = c.llama_context_default_params()
-        params.n_ctx = n_ctx
-        params.n_batch = params.n_ubatch = STEP_TOKENS
-        params.n_threads = params.n_threads_batch = settings.threads
-        params.n_seq_max = 1
-        self._abort = ctypes.create_string_buffer(2)
-        self._context = c.llama_init_from_model(self._model, params)
-        if not self._context:
-            raise NativeError(_complaints.take() or f"no memory for a context of {n_ctx} tokens")
-        self._stack.callback(c.llama_free, self._context)
-        # llama.cpp may round up; what was asked for is what is promised.
-        self.n_ctx = min(n_ctx, int(c.llama_n_ctx(self._context)))
-        self._memory = c.llama_get_memory(self._context)
-        self._let_abort()
-
-    def _let_abort(self) -> None:
-        """Lets `abort` break a step off.
-
-        llama.cpp asks its abort callback at every node of its graph, from its own threads: too often for
-        Python. The C library's `strlen` answers instead: 0, "go on", while our buffer holds an empty text.
-        """
-        if os.name != "posix":  # another C library; closing waits for the step to end there
-            return
-        strlen = ctypes.cast(ctypes.CDLL(None).strlen, c.ggml_abort_callback)
-        c.llama_set_abort_callback(self._context, strlen, ctypes.addressof(self._abort))
-
-    def _add_lora(self, path: Path) -> None:
-        adapter = c.llama_adapter_lora_init(self._model, os.fsencode(path))
-        if not adapter:
-            raise NativeError(
-                f"the LoRA adapter {path} does not fit: {_complaints.take() or 'no reason given'}"
-            )
-        adapters = (c.llama_adapter_lora_p_ctypes * 1)(adapter)
-        if c.llama_set_adapters_lora(self._context, adapters, 1, (ctypes.c_float * 1)(1.0)):
-            raise NativeError(f"the LoRA adapter {path} cannot be applied: {_complaints.take()}")
 
     def close(self) -> None:
         """Frees everything. May be called twice."""
         self._stack.close()
-
-    def abort(self, *, now: bool = True) -> None:
-        """Breaks the step in progress off, and all later ones until `now=False`; from any thread."""
-        self._abort[0] = b"\x01" if now else b"\x00"
 
     # What the file says
 
@@ -254,39 +207,29 @@ class NativeModel:
         """Whether a token ends the answer."""
         return bool(c.llama_vocab_is_eog(self._vocab, token))
 
-    # Computing
-
-    def reset(self) -> None:
-        """Forgets the sequence.
-
-        Nothing of it is reused for the next one: a prompt whose beginning was computed in other steps is
-        rounded differently, and greedy text would depend on what ran before.
-        """
-        c.llama_memory_clear(self._memory, self._clear_data)
-
-    def decode(self, tokens: Sequence[int]) -> None:
-        """Appends at most `STEP_TOKENS` tokens to the sequence; the logits after the last are kept.
-
-        Raises:
-            DecodeError: if llama.cpp cannot; the sequence is spoilt then.
-        """
-        count = len(tokens)
-        self._step[:count] = [*tokens]
-        code = int(c.llama_decode(self._context, c.llama_batch_get_one(self._step, count)))
-        if code:
-            raise DecodeError(f"llama_decode returned {code}: {_complaints.take() or 'no reason given'}")
-
-    @property
-    def sane(self) -> bool:
-        """Whether the last step computed numbers; damaged weights do not, and any token would follow."""
-        logits = np.ctypeslib.as_array(c.llama_get_logits_ith(self._context, -1), shape=(self.n_vocab,))
-        return not bool(np.isnan(logits).any())
-
-    def sample(self, sampler: Sampler) -> int:
-        """Draws the next token."""
-        return sampler.draw(self._context)
-
     @property
     def vocab(self) -> object:
         """llama.cpp's vocabulary, for samplers."""
         return self._vocab
+
+    @property
+    def pointer(self) -> Any:
+        """llama.cpp's model, for contexts."""
+        return self._model
+
+    @property
+    def shareable(self) -> bool:
+        """Whether what was computed for a beginning of a text can be used for another text, and cut."""
+        return not (c.llama_model_is_recurrent(self._model) or c.llama_model_is_hybrid(self._model))
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether this build computes on a GPU, if it is told to."""
+        return bool(c.llama_supports_gpu_offload())
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Memory that one token of context takes, about: its keys and values in all layers, 16 bits each."""
+        heads = max(1, int(c.llama_model_n_head(self._model)))
+        width = int(c.llama_model_n_embd(self._model)) * int(c.llama_model_n_head_kv(self._model)) // heads
+        return 2 * 2 * width * int(c.llama_model_n_layer(self._model))

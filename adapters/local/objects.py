@@ -51,15 +51,15 @@ def _build(kind: type[T], values: dict[str, Any], extra: dict[str, Any] | None =
     return built
 
 
-def usage_of(prompt_tokens: int, completion_tokens: int) -> CompletionUsage:
-    """Tokens of prompt and answer, the end-of-turn token not counted."""
+def usage_of(prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> CompletionUsage:
+    """Tokens of prompt (so many of them computed before) and answer, the end-of-turn token not counted."""
     return _build(
         CompletionUsage,
         {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
             "total_tokens": prompt_tokens + completion_tokens,
-            "prompt_tokens_details": _build(PromptTokensDetails, {"cached_tokens": 0}),
+            "prompt_tokens_details": _build(PromptTokensDetails, {"cached_tokens": cached_tokens}),
             "completion_tokens_details": _build(CompletionTokensDetails, {}),
         },
     )
@@ -109,7 +109,7 @@ class ChatObjects:
         return self._chunk(_build(ChoiceDelta, {**values, "content": text}))
 
     def call(self, id: str, index: int, call: ToolCall, *, first: bool) -> ChatCompletionChunk:  # noqa: A002
-        """A whole tool call."""
+        """A tool call: a whole one, or the beginning of one whose arguments follow."""
         delta = _build(
             ChoiceDeltaToolCall,
             {
@@ -123,6 +123,16 @@ class ChatObjects:
         )
         values: dict[str, Any] = {"role": "assistant"} if first else {}
         return self._chunk(_build(ChoiceDelta, {**values, "tool_calls": [delta]}))
+
+    def arguments(self, index: int, text: str) -> ChatCompletionChunk:
+        """More of the arguments of a call that has begun."""
+        function = _build(ChoiceDeltaToolCallFunction, {"arguments": text})
+        return self._chunk(
+            _build(
+                ChoiceDelta,
+                {"tool_calls": [_build(ChoiceDeltaToolCall, {"index": index, "function": function})]},
+            )
+        )
 
     def finish(self, reason: str, *, first: bool) -> ChatCompletionChunk:
         """The last chunk with a choice."""

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, NoReturn
 
 from adapters.local.engine import Sampling
-from adapters.local.grammar import Rules, SchemaError, add_schema, schema_to_gbnf
+from adapters.local.grammar import Rules, SchemaError, add_schema, literal, schema_to_gbnf
 from adapters.local.tools import Tool, ToolFormat
 from router.errors import ModelHTTPError
 from router.request import ChatRequest
@@ -36,8 +36,8 @@ _READ = frozenset(
         *("parallel_tool_calls", "logprobs", "top_logprobs", "modalities"),
     }
 )
-#: Fields of `extra_body`, by the names that vLLM and llama.cpp's server gave them.
-_EXTRAS = frozenset({"chat_template_kwargs", "top_k", "min_p", "repetition_penalty"})
+#: Fields of `extra_body`, by the names that vLLM, DashScope and llama.cpp's server gave them.
+_EXTRAS = frozenset({"chat_template_kwargs", "enable_thinking", "top_k", "min_p", "repetition_penalty"})
 _MOST_STOPS = 64
 
 NOT_ASKED = object()
@@ -106,7 +106,7 @@ def plan(request: ChatRequest, model: str) -> Plan:
             max_tokens=_most_tokens(request, model),
             stops=_stops(params.get("stop"), model),
             schema=_schema(params.get("response_format"), model),
-            template_kwargs=_mapping(request.extra_body, "chat_template_kwargs", model),
+            template_kwargs=_template_kwargs(request.extra_body, model),
         ),
         params,
         model,
@@ -175,6 +175,15 @@ def _mapping(params: Mapping[str, object], name: str, model: str) -> Mapping[str
     return value
 
 
+def _template_kwargs(extras: Mapping[str, object], model: str) -> Mapping[str, object]:
+    given = _mapping(extras, "chat_template_kwargs", model)
+    kwargs = {name: extras["enable_thinking"] for name in ("enable_thinking",) if name in extras} | {**given}
+    thinking = kwargs.get("enable_thinking")
+    if "enable_thinking" in kwargs and not isinstance(thinking, bool):
+        refuse(model, f"enable_thinking = {thinking!r}: true or false is needed", "invalid_value")
+    return kwargs
+
+
 def _schema(form: object, model: str) -> object:
     kind = form.get("type") if isinstance(form, Mapping) else form
     if form is None or kind == "text":
@@ -234,10 +243,16 @@ def grammar_of(asked: Plan, form: ToolFormat, model: str) -> str | None:
             return rules.text(form.grammar(rules, asked.forced, several=asked.several))
         if asked.schema is NOT_ASKED:
             return None
-        if asked.tools:  # it may call a tool instead of answering
+        if asked.tools or form.lead:
             rules = Rules()
-            answer = add_schema(rules, asked.schema)
-            return rules.text(f"{answer} | {form.grammar(rules, asked.tools, several=asked.several)}")
+            answer = (
+                f"{literal(form.lead)} {add_schema(rules, asked.schema)}"
+                if form.lead
+                else add_schema(rules, asked.schema)
+            )
+            if asked.tools:  # it may call a tool instead of answering
+                answer = f"{answer} | {form.grammar(rules, asked.tools, several=asked.several)}"
+            return rules.text(answer)
         return _compiled(json.dumps(asked.schema))
     except (SchemaError, TypeError) as error:
         raise ModelHTTPError(

@@ -1,4 +1,4 @@
-"""Draws tokens with llama.cpp's samplers. Beside `native`, the only module that imports llama_cpp."""
+"""Draws tokens with llama.cpp's samplers. See `native` for what else is of llama.cpp."""
 
 from __future__ import annotations
 
@@ -133,15 +133,15 @@ class Sampler:
         """Frees the samplers."""
         self._stack.close()
 
-    def draw(self, context: object) -> int:
-        """The next token, after the last one decoded.
+    def draw(self, context: object, row: int = -1) -> int:
+        """The next token after a row of the last step; -1: after its last row.
 
         Raises:
             GrammarError: if the grammar admits no token at all.
         """
         if self._grammar is None:
-            return int(c.llama_sampler_sample(self._chain, context, -1))
-        logits = np.ctypeslib.as_array(c.llama_get_logits_ith(context, -1), shape=(self._n_vocab,))
+            return int(c.llama_sampler_sample(self._chain, context, row))
+        logits = np.ctypeslib.as_array(c.llama_get_logits_ith(context, row), shape=(self._n_vocab,))
         # Checking one token against a grammar is cheap, checking a vocabulary is not: draw freely first.
         token = self._pick(self._candidates.fill(logits))
         begun = self._begun(token) if self._admits(token) else None

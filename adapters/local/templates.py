@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from typing import TypeVar
 
 from jinja2 import Template, TemplateSyntaxError
 from jinja2.exceptions import SecurityError
@@ -12,6 +13,7 @@ from jinja2.exceptions import SecurityError
 from adapters.local.offload import offload
 from adapters.local.sandbox import ChatEnvironment, RefusedError
 from adapters.local.sandbox_limits import CLOCK, MOST_CHARACTERS, ClockError
+from adapters.local.traits import Traits, probed
 from router.errors import ModelError, ModelHTTPError, ModelLoadError, ModelProtocolError
 
 __all__ = ["CHATML", "TIME_LIMIT", "ChatTemplate"]
@@ -30,6 +32,11 @@ CHATML = (
 )
 
 _environment = ChatEnvironment()
+
+T = TypeVar("T")
+
+_MOST_TRAITS = 32
+_traits: dict[str, Traits] = {}
 
 
 @lru_cache(maxsize=32)
@@ -59,15 +66,47 @@ class ChatTemplate:
             ModelHTTPError: 400 `chat_template`, if it refuses these messages.
             ModelProtocolError: if it takes too long, grows too large, tries to get out, or breaks.
         """
+        return await self._offloaded(lambda: self._render(variables))
+
+    async def traits(self) -> Traits:
+        """What it can show, found out by trying, once per template.
+
+        Raises:
+            ModelLoadError, ModelProtocolError: as `render`.
+        """
+        known = _traits.get(self.source)
+        if known is None:
+            known = await self._offloaded(self._probed)
+            while len(_traits) >= _MOST_TRAITS:
+                _traits.pop(next(iter(_traits)), None)
+            _traits[self.source] = known
+        return known
+
+    async def _offloaded(self, work: Callable[[], T]) -> T:
         if len(self.source) > _MOST_SOURCE:
             raise ModelLoadError(f"the chat template has {len(self.source)} characters", model=self._model)
+
+        def timed() -> T:
+            CLOCK.deadline = time.monotonic() + self._limit
+            return work()
+
         try:
-            return await offload(lambda: self._render(variables), limit=self._limit + _GRACE, stop=ClockError)
+            return await offload(timed, limit=self._limit + _GRACE, stop=ClockError)
         except Exception as error:
             raise self._error(error) from error
 
+    def _probed(self) -> Traits:
+        def attempt(variables: Mapping[str, object]) -> str | None:
+            try:
+                return self._render(variables)
+            except (ClockError, TemplateSyntaxError):
+                raise
+            except Exception:  # noqa: BLE001 - a template can break in any of Python's ways: then it cannot show it
+                return None
+
+        return probed(attempt)
+
     def _render(self, variables: Mapping[str, object]) -> str:
-        CLOCK.deadline = time.monotonic() + self._limit
         parts = []
         size = 0
         for part in _compiled(self.source).generate(**variables):

@@ -1,11 +1,11 @@
-"""Tokens' bytes to text that may be shown: no broken characters, nothing of a stop string."""
+"""Text that may be shown: no broken characters, nothing of a stop string."""
 
 from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
 
-__all__ = ["StopText", "held_back"]
+__all__ = ["Characters", "StopText", "held_back"]
 
 
 def held_back(text: str, marks: Sequence[str]) -> int:
@@ -18,20 +18,29 @@ def held_back(text: str, marks: Sequence[str]) -> int:
     return 0
 
 
+class Characters:
+    """Tokens' bytes to whole characters; one that never comes to its end is dropped."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, data: bytes) -> str:
+        """The characters that these bytes complete."""
+        return self._decoder.decode(data)
+
+
 class StopText:
-    """Decodes UTF-8 as it comes and ends at the first stop string, wherever the tokens' borders are."""
+    """Ends a text at the first stop string, wherever the borders of its pieces are."""
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
         self._stops = tuple(stop for stop in stops if stop)
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self.stopped = False
 
-    def feed(self, data: bytes) -> str:
-        """The text that these bytes make certain; nothing more once `stopped`."""
-        text = self._decoder.decode(data)
-        if not self._stops:
-            return text
+    def feed(self, text: str) -> str:
+        """What these characters make certain; nothing more once `stopped`."""
+        if self.stopped:
+            return ""
         self._held += text
         cut = min((place for stop in self._stops if (place := self._held.find(stop)) >= 0), default=-1)
         if cut >= 0:
@@ -40,7 +49,7 @@ class StopText:
         return self._released(len(self._held) - held_back(self._held, self._stops))
 
     def end(self) -> str:
-        """What was held back and turned out to be no stop string; an unfinished character is dropped."""
+        """What was held back and turned out to be no stop string."""
         return "" if self.stopped else self._released(len(self._held))
 
     def _released(self, size: int) -> str:

@@ -8,20 +8,40 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from contextlib import AbstractContextManager
 from types import TracebackType
 
 __all__ = ["TURN", "FairLock"]
 
 
 class FairLock:
-    """A lock that is handed over in the order in which it was asked for; `threading.Lock` promises none."""
+    """A lock that is handed over in the order in which it was asked for; `threading.Lock` promises none.
+
+    Attributes:
+        outer: What whoever holds the lock enters, too: the turn among processes, where there are several.
+    """
 
     def __init__(self) -> None:
+        self.outer: AbstractContextManager[object] | None = None
+        self._entered: AbstractContextManager[object] | None = None
         self._guard = threading.Lock()
         self._held = False
         self._queue: deque[threading.Lock] = deque()
 
     def __enter__(self) -> None:
+        self._acquire()
+        self._entered = self.outer
+        if self._entered is not None:
+            self._entered.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._entered is not None:
+            self._entered.__exit__(kind, error, trace)
+        self._release()
+
+    def _acquire(self) -> None:
         with self._guard:
             if not self._held:
                 self._held = True
@@ -32,9 +52,7 @@ class FairLock:
         # Released by whoever held the lock before; the lock stays held in between, so nobody can overtake.
         ticket.acquire()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def _release(self) -> None:
         with self._guard:
             if self._queue:
                 self._queue.popleft().release()

@@ -6,15 +6,22 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from openai.types.chat import ChatCompletion
 
+from adapters.local.context import NativeContext
 from adapters.local.engine import Job, ModelFacts, Opened
+from adapters.local.files import load_settings
+from adapters.local.native import NativeModel
+from adapters.local.sampling import Sampler
 from router.adapter import Call, Load
+from router.models import LocalModel
 from router.request import ChatRequest
 
-__all__ = ["ScriptedEngine", "asking", "calls_of", "eventually", "until", "weather_tool"]
+__all__ = ["Alone", "ScriptedEngine", "asking", "calls_of", "eventually", "until", "weather_tool"]
 
 
 def asking(
@@ -49,6 +56,39 @@ def calls_of(completion: ChatCompletion) -> list[tuple[str, str]]:
     """The names and arguments of the functions that were called."""
     calls = completion.choices[0].message.tool_calls or ()
     return [(call.function.name, call.function.arguments) for call in calls if call.type == "function"]
+
+
+class Alone:
+    """One sequence of a model, computed token by token or in pieces: the reference for all else."""
+
+    def __init__(self, path: Path, *, n_ctx: int | None = None, **options: Any) -> None:
+        settings = load_settings(LocalModel("alone", path=path, n_ctx=n_ctx, **options))
+        self.model = NativeModel(settings)
+        self.context = NativeContext(self.model, settings, cells=self.model.n_ctx)
+        self._length = self._row = 0
+
+    def reset(self) -> None:
+        self.context.clear()
+        self._length = 0
+
+    def decode(self, tokens: list[int], *, piece: int | None = None) -> None:
+        size = piece or self.context.rows
+        for start in range(0, len(tokens), size):
+            part = tokens[start : start + size]
+            self._row = self.context.put(0, part, self._length, output=start + size >= len(tokens))
+            self.context.compute()
+            self._length += len(part)
+
+    def sample(self, sampler: Sampler) -> int:
+        return self.context.draw(sampler, self._row)
+
+    def logits(self) -> np.ndarray:
+        """After the last token."""
+        return self.context.logits(self._row).copy()
+
+    def close(self) -> None:
+        self.context.close()
+        self.model.close()
 
 
 class ScriptedEngine:

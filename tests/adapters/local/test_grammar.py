@@ -14,14 +14,11 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from adapters.local.engine import Sampling
-from adapters.local.files import load_settings
 from adapters.local.grammar import SchemaError, schema_to_gbnf
-from adapters.local.native import NativeModel
 from adapters.local.sampling import GrammarError, Sampler, recommended
 from router.errors import ModelProtocolError
-from router.models import LocalModel
 from tests.adapters.local.conftest import Make, Tiny
-from tests.adapters.local.kit import asking
+from tests.adapters.local.kit import Alone, asking
 
 Short = Annotated[str, Field(max_length=8)]
 
@@ -67,27 +64,27 @@ class Owner(BaseModel):
 
 
 @pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeModel]:
+def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alone]:
     from tests.gguf_files import write_gguf
 
     path = write_gguf(tmp_path_factory.mktemp("grammar") / "tiny.gguf", "llama", n_ctx=4096)
-    model = NativeModel(load_settings(LocalModel("tiny", path=path)))
+    model = Alone(path)
     yield model
     model.close()
 
 
-def generate(native: NativeModel, grammar: str, seed: int, most: int = 3000) -> str | None:
+def generate(native: Alone, grammar: str, seed: int, most: int = 3000) -> str | None:
     """One answer; None if it did not end in time."""
     native.reset()
-    sampler = Sampler(native, recommended(Sampling(seed=seed, temperature=1.5), {}), grammar)
+    sampler = Sampler(native.model, recommended(Sampling(seed=seed, temperature=1.5), {}), grammar)
     data = b""
     try:
-        native.decode(native.tokenize(f"seed {seed}"))
+        native.decode(native.model.tokenize(f"seed {seed}"))
         for _ in range(most):
             token = native.sample(sampler)
-            if native.ends_turn(token):
+            if native.model.ends_turn(token):
                 return data.decode()
-            data += native.piece(token, special=True)
+            data += native.model.piece(token, special=True)
             native.decode([token])
     finally:
         sampler.close()
@@ -96,7 +93,7 @@ def generate(native: NativeModel, grammar: str, seed: int, most: int = 3000) -> 
 
 @pytest.mark.gguf
 @pytest.mark.parametrize("model", [Ticket, Tree, Owner, Point])
-def test_pydantic_models_are_held(native: NativeModel, model: type[BaseModel]) -> None:
+def test_pydantic_models_are_held(native: Alone, model: type[BaseModel]) -> None:
     grammar = schema_to_gbnf(model.model_json_schema())
     texts = [generate(native, grammar, seed) for seed in range(12)]
     assert all(texts)
@@ -174,7 +171,7 @@ def test_pydantic_models_are_held(native: NativeModel, model: type[BaseModel]) -
         ({"type": "string", "pattern": r'^"\\\S.\u00e9*$'}, lambda v: re.search('^"\\\\\\S.é*$', v)),
     ],
 )
-def test_what_is_let_through_is_valid(native: NativeModel, schema: Any, holds: Callable[[Any], bool]) -> None:
+def test_what_is_let_through_is_valid(native: Alone, schema: Any, holds: Callable[[Any], bool]) -> None:
     grammar = schema_to_gbnf(schema)
     texts = [text for seed in range(8) if (text := generate(native, grammar, seed, 400)) is not None]
     assert len(texts) >= 3
@@ -183,7 +180,7 @@ def test_what_is_let_through_is_valid(native: NativeModel, schema: Any, holds: C
 
 
 @pytest.mark.gguf
-def test_any_json_is_json_and_objects_are_objects(native: NativeModel) -> None:
+def test_any_json_is_json_and_objects_are_objects(native: Alone) -> None:
     for schema, kind in ((True, object), ({}, object), ({"type": "object"}, dict)):
         texts = [generate(native, schema_to_gbnf(schema), seed, 1500) for seed in range(6)]
         ended = [json.loads(text) for text in texts if text is not None]
@@ -235,18 +232,18 @@ def test_nesting_without_end_is_refused() -> None:
 
 @pytest.mark.gguf
 def test_a_grammar_that_llama_cpp_cannot_compile_is_an_error_and_no_abort(
-    native: NativeModel, capfd: pytest.CaptureFixture[str]
+    native: Alone, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(GrammarError):
-        Sampler(native, recommended(Sampling(), {}), schema_to_gbnf({"$ref": "#"}))
+        Sampler(native.model, recommended(Sampling(), {}), schema_to_gbnf({"$ref": "#"}))
     capfd.readouterr()
 
 
 @pytest.mark.gguf
-def test_a_grammar_that_leads_nowhere_is_an_error_and_no_abort(native: NativeModel) -> None:
+def test_a_grammar_that_leads_nowhere_is_an_error_and_no_abort(native: Alone) -> None:
     native.reset()
-    native.decode(native.tokenize("x"))
-    sampler = Sampler(native, recommended(Sampling(seed=1), {}), 'root ::= "a" [^\\x00-\\U0010FFFF]')
+    native.decode(native.model.tokenize("x"))
+    sampler = Sampler(native.model, recommended(Sampling(seed=1), {}), 'root ::= "a" [^\\x00-\\U0010FFFF]')
     with pytest.raises(GrammarError):
         for _ in range(5):
             native.decode([native.sample(sampler)])

@@ -166,7 +166,7 @@ def test_a_forked_child_refuses_at_once(tiny: Tiny) -> None:
     )
     assert done.stderr == ""
     assert done.stdout.split("\n")[:2] == [
-        "ModelLoadError True Load(resident=False, running=0, waiting=0, full=False, slots=1)",
+        "ModelLoadError True Load(resident=False, running=0, waiting=0, full=False, slots=8)",
         "0 2",
     ]
 

@@ -9,19 +9,24 @@ from typing import Any
 
 import pytest
 
+from adapters.local.adapter import LocalAdapter
 from adapters.local.chat import template_messages
 from adapters.local.templates import CHATML, ChatTemplate
+from adapters.local.tools import SECTION_HEAD
+from adapters.local.traits import Traits
 from router.errors import ModelError, ModelHTTPError, ModelLoadError, ModelProtocolError
+from router.models import LocalModel
 from tests.adapters.local.conftest import Make
-from tests.adapters.local.kit import asking, eventually, weather_tool
+from tests.adapters.local.kit import ScriptedEngine, asking, eventually, weather_tool
 from tests.gguf_files import write_gguf
-from tests.gguf_templates import LLAMA3, QWEN2, QWEN3
+from tests.gguf_templates import DEEPSEEK_R1, GEMMA2, GEMMA3, GPT_OSS, LLAMA3, LLAMA4, QWEN2, QWEN3
 
+SHOWS = Traits(tools=True, calls=True, parallel=True)
 HELLO = [{"role": "user", "content": "Hello"}]
 
 
 async def rendered(source: str, messages: Any = None, *, limit: float = 2.0, **variables: object) -> str:
-    plain = template_messages(messages or HELLO, model="m", presents_tools=True, section="")
+    plain = template_messages(messages or HELLO, model="m", traits=SHOWS)
     everything = {
         "messages": plain,
         "tools": None,
@@ -89,7 +94,7 @@ async def test_parts_are_joined_and_developers_are_the_system() -> None:
         {"role": "developer", "content": "rules"},
         {"role": "user", "content": parts},
     ]
-    plain = template_messages(messages, model="m", presents_tools=True, section="")
+    plain = template_messages(messages, model="m")
     assert [(one["role"], one["content"]) for one in plain] == [("system", "rules"), ("user", "one\ntwo")]
     assert messages[0]["role"] == "developer"
 
@@ -104,7 +109,7 @@ async def test_a_template_that_knows_no_tools_is_told_in_the_system_message() ->
         },
         {"role": "tool", "tool_call_id": "1", "content": "done"},
     ]
-    plain = template_messages(said, model="m", presents_tools=False, section="the tools")
+    plain = template_messages(said, model="m", section="the tools")
     assert plain[0] == {"role": "system", "content": "the tools"}
     assert plain[2]["content"] == '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
     assert plain[3] == {"role": "user", "content": "<tool_response>\ndone\n</tool_response>"}
@@ -258,3 +263,138 @@ async def test_files_without_a_template_or_with_a_plain_one_answer(
 ) -> None:
     adapter = make(write_gguf(tmp_path / "plain.gguf", "llama", template=template))
     assert (await adapter.complete(asking(max_tokens=2))).usage
+
+
+CALLED: list[dict[str, Any]] = [
+    {"role": "system", "content": "Be brief."},
+    *HELLO,
+    {
+        "role": "assistant",
+        "content": None,
+        "reasoning_content": "two of them",
+        "tool_calls": [
+            {
+                "id": "1",
+                "type": "function",
+                "function": {"name": "get_weather", "arguments": '{"city": "Zürich"}'},
+            },
+            {
+                "id": "2",
+                "type": "function",
+                "function": {"name": "get_forecast", "arguments": '{"city": "Rom"}'},
+            },
+        ],
+    },
+    {"role": "tool", "tool_call_id": "2", "content": "rainy"},
+    {"role": "tool", "tool_call_id": "1", "content": "sunny"},
+    {"role": "assistant", "content": "Take a coat."},
+    {"role": "user", "content": "One"},
+    {"role": "user", "content": "more."},
+]
+
+
+async def prompt_of(template: str, messages: Any, **params: Any) -> str:
+    engine = ScriptedEngine(["x"], template=template)
+    adapter = LocalAdapter(LocalModel("m", path=Path("m.gguf")), engine)
+    await adapter.complete(asking(messages=messages, **params))
+    return engine.jobs[0].prompt
+
+
+@pytest.mark.parametrize(
+    "template", [QWEN2, QWEN3, LLAMA3, LLAMA4, GEMMA2, GEMMA3, DEEPSEEK_R1, GPT_OSS, CHATML]
+)
+@pytest.mark.parametrize("offered", [True, False])
+async def test_a_chat_with_tools_is_shown_whole_by_every_family(template: str, offered: bool) -> None:
+    tools = {"tools": [weather_tool(), weather_tool("get_forecast")]} if offered else {}
+    text = await prompt_of(template, CALLED, **tools)
+    words = [
+        "Be brief.",
+        "Hello",
+        "get_weather",
+        "Zürich",
+        "get_forecast",
+        "Rom",
+        "Take a coat.",
+        "One",
+        "more.",
+    ]
+    assert [word for word in words if word not in text] == []
+    last = [text.rindex(word) for word in ("Zürich", "sunny", "Take a coat.", "more.")]
+    assert last == sorted(last)
+    assert ("The weather of a city." in text) == offered
+
+
+async def test_gemma_gets_the_system_message_with_the_first_question_and_speakers_that_alternate() -> None:
+    said = [*CALLED[:2], {"role": "user", "content": "you"}]
+    turn = "<s><start_of_turn>user\nBe brief.\n\nHello\n\nyou<end_of_turn>\n<start_of_turn>model\n"
+    for template in (GEMMA2, GEMMA3):
+        assert await prompt_of(template, said) == turn
+
+
+async def test_a_refusal_that_nothing_helps_against_is_told() -> None:
+    with pytest.raises(ModelHTTPError, match="never") as caught:
+        await prompt_of("{{ raise_exception('never') }}", CALLED[:2])
+    assert caught.value.status_code == 400
+
+
+async def test_a_template_that_would_forget_the_system_message_gets_it_in_the_first_question() -> None:
+    forgets = "{% for m in messages if m.role != 'system' %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+    assert await prompt_of(forgets, CALLED[:2]) == "[user] Be brief.\n\nHello\n"
+
+
+@pytest.mark.parametrize("template", [LLAMA3, GPT_OSS])
+async def test_families_of_one_call_per_message_get_each_call_followed_by_its_result(template: str) -> None:
+    text = await prompt_of(template, CALLED)
+    places = [text.index(word) for word in ("Zürich", "sunny", "Rom", "rainy", "Take a coat.")]
+    assert places == sorted(places)
+
+
+async def test_gpt_oss_gets_its_thoughts_back_beside_a_call() -> None:
+    text = await prompt_of(GPT_OSS, CALLED)
+    assert "<|start|>assistant<|channel|>analysis<|message|>two of them<|end|>" in text
+    speaking = [CALLED[1], {**CALLED[2], "content": "I look."}, *CALLED[3:]]
+    text = await prompt_of(GPT_OSS, speaking)
+    assert "<|channel|>analysis<|message|>two of them\n\nI look.<|end|>" in text
+
+
+async def test_gpt_oss_takes_tools_without_a_description_and_an_effort() -> None:
+    bare = {"type": "function", "function": {"name": "ping", "parameters": {}}}
+    text = await prompt_of(
+        GPT_OSS, HELLO, tools=[bare], extra={"chat_template_kwargs": {"reasoning_effort": "low"}}
+    )
+    assert "type ping = {}" in text
+    assert "Reasoning: low" in text
+
+
+async def test_deepseek_gets_arguments_as_text_and_tools_in_its_own_syntax() -> None:
+    text = await prompt_of(DEEPSEEK_R1, CALLED, tools=[weather_tool()])
+    begin = text.index(SECTION_HEAD)
+    assert "function<\N{FULLWIDTH VERTICAL LINE}tool▁sep" in text[begin:]
+    assert 'get_weather\n```json\n{"city": "Zürich"}\n```' in text
+
+
+async def test_an_empty_list_of_calls_is_none() -> None:
+    said = [
+        *HELLO,
+        {"role": "assistant", "content": "Hi.", "tool_calls": []},
+        {"role": "user", "content": "So?"},
+    ]
+    assert "Hi.<|eot_id|>" in await prompt_of(LLAMA3, said)
+
+
+async def test_a_files_second_template_is_for_chats_with_tools() -> None:
+    engine = ScriptedEngine(["x"], template=CHATML)
+    engine.facts.metadata["tokenizer.chat_template.tool_use"] = QWEN2  # type: ignore[index]  # a dict, in a test
+    adapter = LocalAdapter(LocalModel("m", path=Path("m.gguf")), engine)
+    await adapter.complete(asking(tools=[weather_tool()]))
+    await adapter.complete(asking())
+    assert "<tools>" in engine.jobs[0].prompt
+    assert "<tools>" not in engine.jobs[1].prompt
+
+
+async def test_a_looping_template_is_ended_while_it_is_tried_out() -> None:
+    loop = "{% if tools %}{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}{% endif %}"
+    template = ChatTemplate(loop, model="m", limit=0.2)
+    with pytest.raises(ModelProtocolError, match="not done after"):
+        await template.traits()
+    await eventually(lambda: not rendering_threads(), 5)

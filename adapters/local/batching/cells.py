@@ -1,0 +1,180 @@
+"""Which cell of the model's memory each token is in, and which it gets next.
+
+llama.cpp puts new tokens into the first cells that are empty, and sums up a sequence in the order of its
+cells. Floats do not forgive another order: a chat's text would depend on what was in memory before it. So the
+cells of a sequence are kept in the order of its tokens. llama.cpp cannot be told where to put a token, but it
+can be left no choice: free cells are held by sequences that nobody computes (*plugs*), and those that are
+wanted next are let go, exactly so many. A cell that nobody holds any more goes over to a plug; no data moves.
+
+Pure but for the `Store` it commands. Should its picture ever be wrong, then only the order is.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+
+__all__ = ["Cells", "Store"]
+
+
+class Store(Protocol):
+    """The cells themselves. A sequence is a number; positions count from 0."""
+
+    def share(self, source: int, target: int, start: int, end: int) -> None:
+        """Makes the source's cells of these positions the target's, too."""
+        ...
+
+    def cut(self, sequence: int, start: int, end: int = -1) -> None:
+        """Takes positions from a sequence; -1: to its end. Cells without a sequence are empty."""
+        ...
+
+
+class Cells:
+    """The memory's cells.
+
+    Args:
+        store: What it commands.
+        cells: How many there are.
+        window: The most tokens of one sequence.
+        plugs: Sequences of the store that it may use to hold free cells.
+    """
+
+    def __init__(self, store: Store, *, cells: int, window: int, plugs: Sequence[int]) -> None:
+        self._store = store
+        self._total = cells
+        self._owners = np.zeros(cells, np.int16)
+        self._of: dict[int, list[int]] = {}
+        self._frontier = 0  # from here on no cell was ever used
+        self._plugged: list[int] = []  # ascending
+        self._plug_of: dict[int, tuple[int, int]] = {}  # a plugged cell's plug (by place) and position there
+        self._plugs = plugs
+        self._taken: np.ndarray[Any, np.dtype[np.bool_]] = np.zeros((len(plugs), window), np.bool_)
+        self._empty: list[int] = []  # free without a plug: llama.cpp will use these first; ascending
+
+    @property
+    def free(self) -> int:
+        """Cells that hold nothing."""
+        return self._total - self._frontier + len(self._plugged) + len(self._empty)
+
+    def sole(self, sequence: int, end: int | None = None) -> int:
+        """Cells of a sequence's first `end` tokens (None: of all) that no other sequence shares."""
+        return int(np.count_nonzero(self._owners[self._of[sequence][:end]] == 1))
+
+    def sole_tail(self, sequence: int) -> int:
+        """Tokens at a sequence's end that no other sequence shares the cells of."""
+        shared = np.flatnonzero(self._owners[self._of[sequence]] > 1)
+        return len(self._of[sequence]) - (int(shared[-1]) + 1 if len(shared) else 0)
+
+    def ordered(self, sequence: int) -> bool:
+        """Whether a sequence's cells are in the order of its tokens."""
+        cells = self._of[sequence]
+        return all(one < other for one, other in pairwise(cells))
+
+    def add(self, sequence: int, source: int | None = None, count: int = 0) -> None:
+        """A new sequence, which shares the first `count` cells of the source."""
+        cells = self._of[source][:count] if source is not None else []
+        self._of[sequence] = cells
+        if source is not None and cells:
+            self._owners[cells] += 1
+            self._store.share(source, sequence, 0, count)
+
+    def place(self, wanted: Sequence[tuple[int, int]]) -> list[list[int]]:
+        """Finds cells for the next tokens, and leaves the store no others.
+
+        Args:
+            wanted: Sequences, each with how many tokens will be computed at its end; together no more than
+                `free`.
+
+        Returns:
+            The cells of each, ascending. The store must be given the tokens in the order of these.
+        """
+        found = [self._take(sequence, count) for sequence, count in wanted]
+        for (sequence, _), cells in zip(wanted, found, strict=True):
+            self._of[sequence] += cells
+            self._owners[cells] = 1
+        return found
+
+    def _take(self, sequence: int, count: int) -> list[int]:
+        cells, self._empty = self._empty[:count], self._empty[count:]
+        last = max((*self._of[sequence][-1:], *cells[-1:]), default=-1)
+        start = bisect_right(self._plugged, last)
+        cells += self._unplug(start, count - len(cells))
+        fresh = min(count - len(cells), self._total - self._frontier)
+        cells += range(self._frontier, self._frontier + fresh)
+        self._frontier += fresh
+        cells += self._unplug(0, count - len(cells))  # out of order: the memory is full
+        return sorted(cells)
+
+    def _unplug(self, start: int, count: int) -> list[int]:
+        cells = self._plugged[start : start + count]
+        del self._plugged[start : start + count]
+        run: tuple[int, int, int] | None = None  # a plug, and its positions from - to
+        for cell in cells:
+            plug, position = self._plug_of.pop(cell)
+            self._taken[plug, position] = False
+            if run is not None and run[0] == plug and run[2] == position:
+                run = (plug, run[1], position + 1)
+                continue
+            if run is not None:
+                self._store.cut(self._plugs[run[0]], run[1], run[2])
+            run = (plug, position, position + 1)
+        if run is not None:
+            self._store.cut(self._plugs[run[0]], run[1], run[2])
+        return cells
+
+    def undo(self, placed: Sequence[tuple[int, Sequence[int]]]) -> None:
+        """Takes back what `place` found for each sequence: nothing of it was computed or is kept."""
+        for sequence, cells in placed:
+            self._owners[list(cells)] = 0
+            del self._of[sequence][-len(cells) :]
+            self._empty += cells
+        self._empty.sort()
+
+    def cut(self, sequence: int, length: int) -> None:
+        """Takes cells from a sequence's end until it has `length`."""
+        own = self._of[sequence]
+        cells = own[length:]
+        if not cells:
+            return
+        self._owners[cells] -= 1
+        gone = np.flatnonzero(self._owners[cells] == 0)
+        for start, end in _runs(gone):
+            self._plug(sequence, length + start, length + end)
+        self._store.cut(sequence, length)
+        del own[length:]
+        self._plugged.sort()
+        self._empty.sort()
+
+    def drop(self, sequence: int) -> None:
+        """Forgets a sequence."""
+        self.cut(sequence, 0)
+        del self._of[sequence]
+
+    def _plug(self, sequence: int, start: int, end: int) -> None:
+        """Hands cells that become free to a plug that has none at these positions."""
+        cells = self._of[sequence][start:end]
+        usable = np.flatnonzero(~self._taken[:, start:end].any(axis=1))
+        if len(usable):
+            plug = int(usable[0])
+            self._store.share(sequence, self._plugs[plug], start, end)
+            self._taken[plug, start:end] = True
+            self._plugged += cells
+            self._plug_of.update((cell, (plug, start + place)) for place, cell in enumerate(cells))
+        elif end - start > 1:
+            middle = (start + end) // 2
+            self._plug(sequence, start, middle)
+            self._plug(sequence, middle, end)
+        else:
+            self._empty += cells
+
+
+def _runs(places: np.ndarray[Any, np.dtype[np.intp]]) -> list[tuple[int, int]]:
+    """Ascending numbers as ranges of neighbours."""
+    if not len(places):
+        return []
+    breaks = np.flatnonzero(np.diff(places) > 1) + 1
+    return [(int(part[0]), int(part[-1]) + 1) for part in np.split(places, breaks)]

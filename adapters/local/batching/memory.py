@@ -1,0 +1,181 @@
+"""Sequences in a model's memory: those in use, and finished ones, kept as long as nobody needs room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+from adapters.local.batching.cells import Cells, Store
+from adapters.local.batching.tree import PrefixTree
+
+__all__ = ["Memory", "Separate"]
+
+#: The least to give up at once, in tokens: one by one would be a walk over all cells for each.
+_LEAST_TRIMMED = 256
+
+
+class Memory:
+    """Beginnings that were computed are shared, and kept. Pure but for the `Store` it commands.
+
+    Args:
+        store: What it commands.
+        cells: Tokens that can be held at once.
+        window: The most tokens of one sequence.
+        sequences: Sequences that can be held at once.
+        plugs: Further sequences of the store, for free cells (see `cells`).
+    """
+
+    def __init__(self, store: Store, *, cells: int, window: int, sequences: int, plugs: int) -> None:
+        self._tree = PrefixTree()
+        self._cells = Cells(store, cells=cells, window=window, plugs=range(sequences, sequences + plugs))
+        self._free = list(range(sequences))[::-1]
+        self._kept: dict[int, None] = {}  # the least recently used first
+
+    @property
+    def free(self) -> int:
+        """Cells that hold nothing."""
+        return self._cells.free
+
+    @property
+    def kept(self) -> int:
+        """Sequences that are held in case that they are wanted again."""
+        return len(self._kept)
+
+    def held(self, tokens: list[int]) -> int:
+        """How many tokens at the beginning need not be computed. The last one always must."""
+        return self._tree.match(tokens[:-1])[0]
+
+    def room_for(self, tokens: list[int]) -> tuple[int, int]:
+        """What a new sequence could take if nothing else were kept for later.
+
+        Returns:
+            Cells, at least: what kept sequences share counts as used. And the tokens of it that are held.
+        """
+        cells = self.free + sum(self._cells.sole(sequence) for sequence in self._kept)
+        held, source = self._tree.match(tokens[:-1])
+        if source is not None and source in self._kept:
+            cells -= self._cells.sole(source, held)
+        return cells, held
+
+    def open(self, tokens: list[int]) -> tuple[int, int]:
+        """A sequence to compute `tokens` in.
+
+        Returns:
+            Its number, and how many tokens it holds already.
+        """
+        count, source = self._tree.match(tokens[:-1])
+        if source is not None and source in self._kept:
+            self._kept[source] = self._kept.pop(source)
+        if not self._free:
+            oldest = next(iter(self._kept))
+            if oldest == source:  # the only one that is kept: it goes on as the new sequence
+                self._kept.pop(oldest)
+                self._trim(oldest, count)
+                return oldest, count
+            self._drop(oldest)
+        sequence = self._free.pop()
+        self._cells.add(sequence, source, count)
+        self._tree.add(sequence, tokens[:count])
+        return sequence, count
+
+    def place(self, wanted: Sequence[tuple[int, int]]) -> list[list[int]]:
+        """Cells for the next tokens of each sequence; see `cells.Cells.place`."""
+        return self._cells.place(wanted)
+
+    def undo(self, placed: Sequence[tuple[int, Sequence[int]]]) -> None:
+        """Takes back what was placed: it was not computed."""
+        self._cells.undo(placed)
+
+    def computed(self, sequence: int, tokens: list[int]) -> None:
+        """Notes tokens that were computed where `place` said: from now on others can share them."""
+        self._tree.grow(sequence, tokens)
+
+    def close(self, sequence: int, *, keep: bool = True) -> None:
+        """Ends the use of a sequence. What it holds is kept for others, unless it is not worth it."""
+        if not keep or self._tree.covered(sequence):
+            self._drop(sequence)
+            return
+        for other in self._tree.beginnings(sequence):  # it holds all that those hold
+            if other in self._kept:
+                self._drop(other)
+        self._kept[sequence] = None
+
+    def reclaim(self, cells: int) -> bool:
+        """Gives up kept sequences, the least recently used first, until so many cells are free.
+
+        Returns:
+            Whether they are.
+        """
+        while (missing := cells - self.free) > 0 and self._kept:
+            sequence = next(iter(self._kept))
+            own, length = self._cells.sole_tail(sequence), self._tree.length(sequence)
+            trimmed = max(missing, _LEAST_TRIMMED)
+            if trimmed < own:
+                self._trim(sequence, length - trimmed)
+            else:
+                self._drop(sequence)
+        return self.free >= cells
+
+    def _trim(self, sequence: int, length: int) -> None:
+        self._cells.cut(sequence, length)
+        self._tree.trim(sequence, length)
+
+    def _drop(self, sequence: int) -> None:
+        self._kept.pop(sequence, None)
+        self._cells.drop(sequence)
+        self._tree.drop(sequence)
+        self._free.append(sequence)
+
+
+class Separate:
+    """The same for recurrent models: a sequence has one state, which can be neither shared nor cut."""
+
+    def __init__(self, store: Store, *, cells: int, sequences: int) -> None:
+        self._store = store
+        self._total = cells
+        self._lengths: dict[int, int] = {}
+        self._free = list(range(sequences))[::-1]
+
+    @property
+    def free(self) -> int:
+        """See `Memory`."""
+        return self._total - sum(self._lengths.values())
+
+    def room_for(self, _tokens: list[int]) -> tuple[int, int]:
+        """See `Memory`; nothing is ever held."""
+        return self.free, 0
+
+    def held(self, _tokens: list[int]) -> int:
+        """See `Memory`; nothing is ever held."""
+        return 0
+
+    def open(self, _tokens: list[int]) -> tuple[int, int]:
+        """See `Memory`."""
+        sequence = self._free.pop()
+        self._lengths[sequence] = 0
+        return sequence, 0
+
+    def place(self, wanted: Sequence[tuple[int, int]]) -> list[list[int]]:
+        """See `Memory`; the order of the tokens does not matter here."""
+        ends = list(accumulate(count for _, count in wanted))
+        for sequence, count in wanted:
+            self._lengths[sequence] += count
+        return [list(range(end - count, end)) for (_, count), end in zip(wanted, ends, strict=True)]
+
+    def undo(self, placed: Sequence[tuple[int, Sequence[int]]]) -> None:
+        """See `Memory`."""
+        for sequence, cells in placed:
+            self._lengths[sequence] -= len(cells)
+
+    def computed(self, sequence: int, tokens: list[int]) -> None:
+        """See `Memory`; nobody can share them."""
+
+    def close(self, sequence: int, *, keep: bool = True) -> None:  # noqa: ARG002 - nothing can be kept
+        """See `Memory`."""
+        del self._lengths[sequence]
+        self._store.cut(sequence, 0)
+        self._free.append(sequence)
+
+    def reclaim(self, cells: int) -> bool:
+        """See `Memory`; there is nothing to give up."""
+        return self.free >= cells

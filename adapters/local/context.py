@@ -1,0 +1,211 @@
+"""A context of llama.cpp to compute in: many sequences, one memory (see `native` for the model itself).
+
+Nothing here locks. One thread makes a `NativeContext`, uses it and closes it; only `abort` is for others.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import llama_cpp.llama_cpp as c
+import numpy as np
+
+from adapters.local.native import LoadSettings, NativeError, NativeModel, take_complaints
+
+if TYPE_CHECKING:
+    from adapters.local.sampling import Sampler
+
+__all__ = ["CPU_ROWS", "GPU_ROWS", "DecodeError", "NativeContext"]
+
+#: Tokens computed in one step on a CPU. From 64 on llama.cpp's flash attention takes another way through its
+#: kernels, whose rounding depends on where in the memory a sequence happens to lie: measured, greedy text
+#: changed with the company a chat was in. Below, each token is rounded alike whatever is computed beside it.
+CPU_ROWS = 63
+#: The same on a GPU, which is slow with so few, and rounds its own way.
+GPU_ROWS = 512
+
+
+class DecodeError(NativeError):
+    """A step failed; nothing of it was kept."""
+
+
+class NativeContext:
+    """Computes for one model. Fulfils `batching.cells.Store`, too.
+
+    A step is filled with `put`, then computed with `compute`; after it `draw` gives the next tokens.
+
+    Args:
+        model: Whose weights.
+        settings: As the model was loaded.
+        cells: Tokens that its memory holds, of all sequences together.
+        sequences: The most sequences at once, numbered from 0.
+
+    Raises:
+        NativeError: if there is no memory for it, or the LoRA adapter does not fit.
+    """
+
+    def __init__(self, model: NativeModel, settings: LoadSettings, *, cells: int, sequences: int = 1) -> None:
+        self._stack = ExitStack()
+        self._model = model
+        self._shareable = model.shareable
+        self.rows = GPU_ROWS if model.on_gpu and settings.n_gpu_layers != 0 else CPU_ROWS
+        try:
+            self._make(settings, cells, sequences)
+            if settings.lora:
+                self._add_lora(settings.lora)
+        except BaseException:
+            self._stack.close()
+            raise
+        self._make_batch()
+
+    def _make(self, settings: LoadSettings, cells: int, sequences: int) -> None:
+        params = c.llama_context_default_params()
+        params.n_ctx = cells
+        params.n_ubatch = self.rows + 1
+        params.n_batch = max(self.rows + 1, sequences)  # llama.cpp asserts room for an output of each
+        params.n_threads = params.n_threads_batch = settings.threads
+        params.n_seq_max = sequences
+        params.kv_unified = True  # all sequences share the memory, and can share cells of it
+        params.swa_full = True  # a sliding window's old cells may be wanted by who shares a beginning
+        params.flash_attn_type = c.LLAMA_FLASH_ATTN_TYPE_AUTO
+        self._context = c.llama_init_from_model(self._model.pointer, params)
+        if not self._context:
+            raise NativeError(take_complaints() or f"no memory for a context of {cells} tokens")
+        self._stack.callback(c.llama_free, self._context)
+        self.cells = min(cells, int(c.llama_n_ctx(self._context)))  # llama.cpp may round up
+        self._memory = c.llama_get_memory(self._context)
+        self._abort = ctypes.create_string_buffer(2)
+        self._let_abort()
+
+    def _let_abort(self) -> None:
+        """Lets `abort` break a step off.
+
+        llama.cpp asks its abort callback at every node of its graph, from its own threads: too often for
+        Python. The C library's `strlen` answers instead: 0, "go on", while our buffer holds an empty text.
+        """
+        if os.name != "posix":  # another C library; closing waits for the step to end there
+            return
+        strlen = ctypes.cast(ctypes.CDLL(None).strlen, c.ggml_abort_callback)
+        c.llama_set_abort_callback(self._context, strlen, ctypes.addressof(self._abort))
+
+    def _add_lora(self, path: Path) -> None:
+        adapter = c.llama_adapter_lora_init(self._model.pointer, os.fsencode(path))
+        if not adapter:
+            raise NativeError(
+                f"the LoRA adapter {path} does not fit: {take_complaints() or 'no reason given'}"
+            )
+        adapters = (c.llama_adapter_lora_p_ctypes * 1)(adapter)
+        if c.llama_set_adapters_lora(self._context, adapters, 1, (ctypes.c_float * 1)(1.0)):
+            raise NativeError(f"the LoRA adapter {path} cannot be applied: {take_complaints()}")
+
+    def _make_batch(self) -> None:
+        """One batch, made once: numpy fills what llama.cpp reads."""
+        rows = self.rows
+        self._count = 0
+        self._tokens = np.zeros(rows, np.int32)
+        self._positions = np.arange(rows, dtype=np.int32)
+        self._sequences = np.zeros(rows, np.int32)
+        self._outputs = np.zeros(rows, np.int8)
+        self._ones = np.ones(rows, np.int32)
+        self._steps = self._row_of = np.arange(rows, dtype=np.int32)
+        at, size = self._sequences.ctypes.data, self._sequences.itemsize
+        self._places = np.arange(at, at + rows * size, size, dtype=np.uintp)
+        kinds: dict[str, Any] = {field[0]: field[1] for field in c.llama_batch._fields_}
+        arrays: dict[str, np.ndarray[Any, Any]] = {
+            "token": self._tokens,
+            "pos": self._positions,
+            "seq_id": self._places,
+            "n_seq_id": self._ones,
+            "logits": self._outputs,
+        }
+        self._batch = c.llama_batch(
+            **{name: ctypes.cast(array.ctypes.data, kinds[name]) for name, array in arrays.items()}
+        )
+
+    def close(self) -> None:
+        """Frees everything but the model. May be called twice."""
+        self._stack.close()
+
+    def abort(self, *, now: bool = True) -> None:
+        """Breaks the step in progress off, and all later ones until `now=False`; from any thread."""
+        self._abort[0] = b"\x01" if now else b"\x00"
+
+    # A step
+
+    def put(self, sequence: int, tokens: list[int], position: int, *, output: bool) -> int:
+        """Adds tokens to the step, at most `rows` in all.
+
+        Args:
+            sequence: Where they are appended.
+            tokens: Which.
+            position: How many tokens the sequence has already.
+            output: Whether the token after the last one will be drawn.
+
+        Returns:
+            The row of the last one, for `draw`.
+        """
+        start = self._count
+        end = self._count = start + len(tokens)
+        self._tokens[start:end] = tokens
+        np.add(self._steps[: end - start], position, out=self._positions[start:end])
+        self._sequences[start:end] = sequence
+        self._outputs[start:end] = 0
+        self._outputs[end - 1] = output
+        return end - 1
+
+    def compute(self, cells: Sequence[int] | None = None) -> None:
+        """Computes the step, and empties it for the next one.
+
+        Args:
+            cells: Which cell each token is to be in, in the order of the `put`s; see `batching.cells`.
+                None: that does not matter.
+
+        Raises:
+            DecodeError: if llama.cpp cannot, or `abort` broke it off.
+        """
+        count = self._batch.n_tokens = self._count
+        self._count = 0
+        self._row_of = self._steps
+        if cells is not None and any(one > other for one, other in pairwise(cells)):
+            order = np.argsort(np.asarray(cells))
+            for array in (self._tokens, self._positions, self._sequences, self._outputs):
+                array[:count] = array[:count][order]
+            self._row_of = np.empty(count, np.int32)
+            self._row_of[order] = self._steps[:count]
+        code = int(c.llama_decode(self._context, self._batch))
+        if code:
+            raise DecodeError(f"llama_decode returned {code}: {take_complaints() or 'no reason given'}")
+
+    def sane(self, row: int) -> bool:
+        """Whether numbers were computed for a row; damaged weights do not, and any token would follow."""
+        return not bool(np.isnan(self.logits(row)).any())
+
+    def logits(self, row: int) -> np.ndarray[Any, np.dtype[np.single]]:
+        """What the last step computed for a row: llama.cpp's own memory, until the next step."""
+        return np.ctypeslib.as_array(
+            c.llama_get_logits_ith(self._context, int(self._row_of[row])), shape=(self._model.n_vocab,)
+        )
+
+    def draw(self, sampler: Sampler, row: int) -> int:
+        """The next token after a row of the last step."""
+        return sampler.draw(self._context, int(self._row_of[row]))
+
+    # The memory
+
+    def share(self, source: int, target: int, start: int, end: int) -> None:
+        """Makes the source's positions from `start` up to `end` the target's, too."""
+        c.llama_memory_seq_cp(self._memory, source, target, start, end)
+
+    def cut(self, sequence: int, start: int, end: int = -1) -> None:
+        """Takes positions from a sequence; -1: to its end."""
+        c.llama_memory_seq_rm(self._memory, sequence, start, end)
+
+    def clear(self) -> None:
+        """Forgets all sequences."""
+        c.llama_memory_clear(self._memory, not self._shareable)

@@ -1,0 +1,98 @@
+"""What one step computes: nobody is left out, nobody waits for nothing, no step is too long."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters.local.batching.scheduler import Lane, Pace, begins_with, plan_step
+
+
+def lane(pending: int, computed: int = 0) -> Lane:
+    return Lane([0] * (computed + pending), computed=computed)
+
+
+lanes = st.lists(st.integers(1, 300).map(lane), max_size=20)
+
+
+@given(lanes, st.integers(20, 63), st.integers(1, 63))
+def test_answers_always_go_on_and_a_step_is_never_longer_than_allowed(
+    at_work: list[Lane], most: int, piece: int
+) -> None:
+    plan = plan_step(at_work, most, piece)
+    answers = [one for one in at_work if one.pending == 1]
+    assert [one for one, _ in plan][: len(answers)] == answers
+    assert sum(size for _, size in plan) <= most
+    assert all(1 <= size <= one.pending for one, size in plan)
+    assert len({id(one) for one, _ in plan}) == len(plan)
+    if answers:
+        assert sum(size for _, size in plan[len(answers) :]) <= piece
+    if at_work:
+        assert plan
+    if len(answers) < min(len(at_work), most):
+        oldest = next(one for one in at_work if one.pending > 1)
+        room = min(most - len(answers), piece) if answers else most
+        assert {id(one): size for one, size in plan}[id(oldest)] >= min(oldest.pending, (room + 1) // 2)
+        assert sum(size for _, size in plan) == len(answers) + min(
+            room, sum(one.pending for one in at_work if one.pending > 1)
+        )
+
+
+@given(lanes, st.integers(20, 63))
+def test_every_chat_gets_done(at_work: list[Lane], most: int) -> None:
+    total = sum(one.pending for one in at_work)
+    for _ in range(total):
+        for one, size in plan_step(at_work, most, 8):
+            one.computed += size
+        at_work = [one for one in at_work if one.pending]
+    assert not at_work
+
+
+def test_a_short_prompt_passes_a_long_one_that_still_goes_on() -> None:
+    long, short = lane(2000), lane(20)
+    assert plan_step([long, short], 63, 63) == [(long, 43), (short, 20)]
+
+
+def test_many_short_prompts_do_not_stop_a_long_one() -> None:
+    long = lane(2000)
+    plan = plan_step([long, *(lane(30) for _ in range(20))], 63, 63)
+    assert plan[0] == (long, 32)
+
+
+def test_a_chat_waits_for_who_computes_its_beginning_and_no_longer() -> None:
+    first, second = lane(200), lane(220)
+    begins_with(second, 0, [(first, 150)])
+    assert second.waits
+    assert plan_step([first, second], 63, 63) == [(first, 63)]
+    first.computed = 150
+    assert not second.waits
+
+
+def test_nobody_waits_for_what_is_held_or_is_hardly_anything() -> None:
+    first, second = lane(200), lane(220)
+    begins_with(second, 140, [(first, 150)])
+    assert not second.waits
+    begins_with(second, 0, [(first, 10)])
+    assert not second.waits
+    first.computed = 150
+    begins_with(second, 0, [(first, 150)])
+    assert not second.waits
+
+
+def test_the_same_prompt_twice_waits_for_all_but_its_last_token() -> None:
+    first, second = lane(100), lane(100)
+    begins_with(second, 0, [(first, 100)])
+    assert second.shared == 99
+
+
+def test_pieces_follow_the_machine_between_their_bounds() -> None:
+    pace = Pace(patience=0.25, least=8, most=63)
+    assert pace.piece == 63
+    for _ in range(50):
+        pace.took(20, 20 * 0.01)
+    assert pace.piece in {24, 25}
+    for _ in range(50):
+        pace.took(20, 20.0)
+    assert pace.piece == 8
+    pace.took(1, 0.0001)  # too few tokens to tell
+    assert pace.piece == 8
