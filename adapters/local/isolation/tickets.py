@@ -1,0 +1,96 @@
+"""What the app waits for from an engine's process, by number. Not locked: its owner is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from adapters.local.engine import Job, Opened
+from router.errors import ModelError
+
+__all__ = ["Ticket", "Tickets"]
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A job that the child has.
+
+    Attributes:
+        job: The job.
+        running: Whether the child has begun with it.
+        pieces: How many pieces were listened to.
+    """
+
+    job: Job
+    running: bool = False
+    pieces: int = 0
+
+
+class Tickets:
+    """Jobs and openings under way.
+
+    Attributes:
+        running: Jobs that the child has begun with.
+    """
+
+    def __init__(self) -> None:
+        self.running = 0
+        self._last = 0
+        self._opening: dict[int, Opened] = {}
+        self._jobs: dict[int, Ticket] = {}
+        self._numbers: dict[Job, int] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Jobs and openings that the child has not begun with; may be read from any thread."""
+        return len(self._opening) + max(0, len(self._jobs) - self.running)
+
+    def add_opening(self, told: Opened) -> int:
+        """Its number."""
+        self._last += 1
+        self._opening[self._last] = told
+        return self._last
+
+    def add_job(self, job: Job) -> int:
+        """Its number."""
+        self._last += 1
+        self._jobs[self._last] = Ticket(job)
+        self._numbers[job] = self._last
+        return self._last
+
+    def number(self, job: Job) -> int | None:
+        """The number of a job that is under way."""
+        return self._numbers.get(job)
+
+    def ticket(self, number: int) -> Ticket | None:
+        """The ticket of a job that is under way."""
+        return self._jobs.get(number)
+
+    def begin(self, ticket: Ticket) -> None:
+        """The child has begun with the job."""
+        self.running += not ticket.running
+        ticket.running = True
+
+    def end_opening(self, number: int) -> Opened | None:
+        """Whom to tell; None if nobody is."""
+        return self._opening.pop(number, None)
+
+    def end_job(self, number: int) -> Ticket | None:
+        """The ticket; None if the job was over."""
+        ticket = self._jobs.pop(number, None)
+        if ticket is not None:
+            del self._numbers[ticket.job]
+            self.running -= ticket.running
+        return ticket
+
+    def end_all(self) -> list[Callable[[ModelError], object]]:
+        """Whom to tell that nothing more will come."""
+        told: list[Callable[[ModelError], object]] = [
+            *self._opening.values(),
+            *(ticket.job.listener.failed for ticket in self._jobs.values()),
+        ]
+        self._opening.clear()
+        self._jobs.clear()
+        self._numbers.clear()
+        self.running = 0
+        return told
