@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-__all__ = ["Lane", "Pace", "begins_with", "plan_step"]
+__all__ = ["BLOCK", "Lane", "Limits", "Pace", "begins_with", "plan_step"]
+
+#: Tokens of a prompt from which on llama.cpp's flash attention takes a faster way through a CPU's kernels.
+BLOCK = 64
 
 #: Prompt tokens that must be saved for a chat to wait until another one has computed them.
 _WORTH_WAITING = 16
@@ -58,21 +61,58 @@ def begins_with(lane: Lane, held: int, others: Sequence[tuple[Lane, int]]) -> No
             lane.behind, lane.shared = other, alike
 
 
-def plan_step(lanes: Sequence[L], most: int, piece: int) -> list[tuple[L, int]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How many tokens a step may compute.
+
+    Attributes:
+        mixed: Of all chats together.
+        piece: Of prompts, while an answer is under way.
+        block: Of one prompt in a step of its own; less than `BLOCK`: prompts get none.
+    """
+
+    mixed: int
+    piece: int
+    block: int = 0
+
+
+def plan_step(lanes: Sequence[L], limits: Limits, turn: int = 0) -> list[tuple[L, int]]:
     """Which lanes go on in the next step, and by how many tokens each.
 
-    Every lane that is at its answer goes on by one. What room is left goes to prompts: half of it at least to
-    the oldest, then to the one that is ready soonest, so that neither a long prompt blocks the short ones nor
-    many short ones a long prompt.
+    There are two kinds of steps. A mixed one takes every lane that is at its answer on by one token, and
+    gives what room is left to short prompts. A block is a step of one long prompt alone: so many tokens at
+    once take a faster way through the kernels, which rounds by how they are grouped, and so nobody else is
+    among them. The two kinds alternate while there is work for both.
 
     Args:
         lanes: At work, the oldest first.
-        most: Tokens that one step may compute.
-        piece: Tokens of prompts that it may compute while an answer is under way.
+        limits: How many tokens.
+        turn: Counts the steps.
     """
-    plan = [(lane, 1) for lane in lanes if lane.pending == 1 and not lane.waits][:most]
-    room = min(most - len(plan), piece) if plan else most
+    answers = [lane for lane in lanes if lane.pending == 1 and not lane.waits]
     prompts = [lane for lane in lanes if lane.pending > 1 and not lane.waits]
+    block = min(limits.block, limits.piece) if answers else limits.block
+    long = [lane for lane in prompts if lane.pending >= BLOCK] if block >= BLOCK else []
+    short = [lane for lane in prompts if lane not in long]
+    if long and (turn % 2 or not (answers or short)):
+        return [_block(long, block, turn // 2)]
+    return _mixed(answers, short, limits)
+
+
+def _block(lanes: Sequence[L], most: int, turn: int) -> tuple[L, int]:
+    """By turns the oldest and the one that is ready soonest. What would be a small rest goes along."""
+    lane = lanes[0] if turn % 2 else min(lanes, key=lambda one: one.pending)
+    count = most // BLOCK * BLOCK
+    return lane, lane.pending if lane.pending < count + BLOCK else count
+
+
+def _mixed(answers: Sequence[L], prompts: Sequence[L], limits: Limits) -> list[tuple[L, int]]:
+    """Half of the room for prompts at least is the oldest's, then it is for the one that is ready soonest.
+
+    So neither a long prompt blocks the short ones nor many short ones a long prompt.
+    """
+    plan = [(lane, 1) for lane in answers][: limits.mixed]
+    room = min(limits.mixed - len(plan), limits.piece) if plan else limits.mixed
     if not prompts or room <= 0:
         return plan
     shares = {id(prompts[0]): min((room + 1) // 2, prompts[0].pending)}
@@ -87,16 +127,14 @@ def plan_step(lanes: Sequence[L], most: int, piece: int) -> list[tuple[L, int]]:
 
 
 class Pace:
-    """How much of a prompt to compute beside running answers, by what was measured.
+    """How much of a prompt to compute at once, by what was measured.
 
     Args:
-        patience: Seconds that a piece of a prompt may add to a step, about.
         least: Tokens of a piece, however slow the model is.
         most: Tokens of a piece, however fast it is.
     """
 
-    def __init__(self, *, patience: float, least: int, most: int) -> None:
-        self._patience = patience
+    def __init__(self, *, least: int, most: int) -> None:
         self._least = least
         self._most = most
         self._seconds: float | None = None
@@ -108,9 +146,8 @@ class Pace:
         each = seconds / tokens
         self._seconds = each if self._seconds is None else 0.8 * self._seconds + 0.2 * each
 
-    @property
-    def piece(self) -> int:
-        """Tokens."""
+    def within(self, seconds: float) -> int:
+        """Tokens of a prompt that take so long, about."""
         if not self._seconds:
             return self._most
-        return max(self._least, min(self._most, int(self._patience / self._seconds)))
+        return max(self._least, min(self._most, int(seconds / self._seconds)))

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from adapters.local.batching.loaded import Loaded
 from adapters.local.batching.memory import Memory, Separate
-from adapters.local.batching.scheduler import Lane, Pace, begins_with, plan_step
+from adapters.local.batching.scheduler import BLOCK, Lane, Limits, Pace, begins_with, plan_step
 from adapters.local.batching.tree import common_prefix
-from adapters.local.context import DecodeError
+from adapters.local.context import MOST_ROWS, DecodeError
 from adapters.local.engine import Finish, Job
 from adapters.local.sampling import GrammarError, Sampler
 from adapters.local.turns import TURN
@@ -25,9 +25,13 @@ __all__ = ["Chat", "Serving"]
 
 #: Tokens of an answer that memory is set aside for. Longer ones make others wait, or start again, if need be.
 _EXPECTED_ANSWER = 256
-#: Seconds that a piece of a prompt may add to the steps of the answers under way.
+#: Seconds that a piece of a prompt may add to the steps of the answers under way ...
 _PATIENCE = 0.25
+#: ... and that it may take when there are none: who comes meanwhile waits for its end.
+_LONGEST_STEP = 1.0
 _LEAST_PIECE = 8
+#: A prompt's last block takes what would be less than a block beside it.
+_MOST_BLOCK = MOST_ROWS - BLOCK
 
 
 @dataclass(slots=True, eq=False)
@@ -84,7 +88,8 @@ class Serving:
         self._go_on = go_on
         self._context = loaded.context
         self._memory = self._make_memory()
-        self._pace = Pace(patience=_PATIENCE, least=_LEAST_PIECE, most=self._context.rows)
+        self._pace = Pace(least=_LEAST_PIECE, most=_MOST_BLOCK)
+        self._turn = 0
 
     def _make_memory(self) -> Memory | Separate:
         cells, sequences = self._context.cells, self._loaded.sequences
@@ -167,14 +172,21 @@ class Serving:
 
     def _plan(self) -> tuple[list[tuple[Chat, int]], list[Chat]]:
         evicted: list[Chat] = []
+        limits = self._limits()
+        self._turn += 1
         while True:
             placed = [chat for chat in self.running if chat.sequence is not None]
-            plan = plan_step(placed, self._context.rows, self._pace.piece)
+            plan = plan_step(placed, limits, self._turn)
             if self._memory.reclaim(sum(count for _, count in plan)) or len(placed) <= 1:
                 return plan, evicted
             youngest = placed[-1]
             self._leave(youngest, keep=False, over=False)
             evicted.insert(0, youngest)
+
+    def _limits(self) -> Limits:
+        rows, pace = self._context.rows, self._pace
+        block = 0 if rows > BLOCK else max(BLOCK, pace.within(_LONGEST_STEP))
+        return Limits(mixed=rows, piece=pace.within(_PATIENCE), block=block)
 
     def _compute(self, plan: list[tuple[Chat, int]]) -> None:
         placed = self._memory.place([(chat.sequence or 0, count) for chat, count in plan])

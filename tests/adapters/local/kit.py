@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from openai.types.chat import ChatCompletion
 
-from adapters.local.context import NativeContext
+from adapters.local.batching.scheduler import BLOCK
+from adapters.local.context import MOST_ROWS, NativeContext
 from adapters.local.engine import Job, ModelFacts, Opened
 from adapters.local.files import load_settings
 from adapters.local.native import NativeModel
@@ -72,10 +73,11 @@ class Alone:
         self._length = 0
 
     def decode(self, tokens: list[int], *, piece: int | None = None) -> None:
-        size = piece or self.context.rows
-        for start in range(0, len(tokens), size):
-            part = tokens[start : start + size]
-            self._row = self.context.put(0, part, self._length, output=start + size >= len(tokens))
+        """At once as far as possible, or in pieces of this size."""
+        while tokens:
+            size = piece or (len(tokens) if len(tokens) < MOST_ROWS else MOST_ROWS - BLOCK)
+            part, tokens = tokens[:size], tokens[size:]
+            self._row = self.context.put(0, part, self._length, output=not tokens)
             self.context.compute()
             self._length += len(part)
 

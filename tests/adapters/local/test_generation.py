@@ -289,6 +289,8 @@ async def test_a_loop_that_closes_under_its_answer_gives_the_job_up() -> None:
 async def test_two_models_take_turns_and_both_answer_as_if_alone(tiny: Tiny, make: Make) -> None:
     adapters = [make(tiny(name), threads=1) for name in ("qwen3", "llama")]
     call = asking("the dog", temperature=0, max_tokens=20)
+    for adapter in adapters:
+        await text(adapter, call)  # from now on what comes before the answer is held, and rounded as it was
     alone = [await text(adapter, call) for adapter in adapters]
     together = await asyncio.gather(*(text(adapter, call) for adapter in adapters for _ in range(3)))
     assert together == [alone[0]] * 3 + [alone[1]] * 3

@@ -5,11 +5,16 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.local.batching.scheduler import Lane, Pace, begins_with, plan_step
+from adapters.local.batching.scheduler import BLOCK, Lane, Limits, Pace, begins_with, plan_step
 
 
 def lane(pending: int, computed: int = 0) -> Lane:
     return Lane([0] * (computed + pending), computed=computed)
+
+
+def mixed(lanes: list[Lane], most: int, piece: int) -> list[tuple[Lane, int]]:
+    """A step without blocks."""
+    return plan_step(lanes, Limits(mixed=most, piece=piece))
 
 
 lanes = st.lists(st.integers(1, 300).map(lane), max_size=20)
@@ -19,7 +24,7 @@ lanes = st.lists(st.integers(1, 300).map(lane), max_size=20)
 def test_answers_always_go_on_and_a_step_is_never_longer_than_allowed(
     at_work: list[Lane], most: int, piece: int
 ) -> None:
-    plan = plan_step(at_work, most, piece)
+    plan = mixed(at_work, most, piece)
     answers = [one for one in at_work if one.pending == 1]
     assert [one for one, _ in plan][: len(answers)] == answers
     assert sum(size for _, size in plan) <= most
@@ -42,7 +47,7 @@ def test_answers_always_go_on_and_a_step_is_never_longer_than_allowed(
 def test_every_chat_gets_done(at_work: list[Lane], most: int) -> None:
     total = sum(one.pending for one in at_work)
     for _ in range(total):
-        for one, size in plan_step(at_work, most, 8):
+        for one, size in mixed(at_work, most, 8):
             one.computed += size
         at_work = [one for one in at_work if one.pending]
     assert not at_work
@@ -50,12 +55,12 @@ def test_every_chat_gets_done(at_work: list[Lane], most: int) -> None:
 
 def test_a_short_prompt_passes_a_long_one_that_still_goes_on() -> None:
     long, short = lane(2000), lane(20)
-    assert plan_step([long, short], 63, 63) == [(long, 43), (short, 20)]
+    assert mixed([long, short], 63, 63) == [(long, 43), (short, 20)]
 
 
 def test_many_short_prompts_do_not_stop_a_long_one() -> None:
     long = lane(2000)
-    plan = plan_step([long, *(lane(30) for _ in range(20))], 63, 63)
+    plan = mixed([long, *(lane(30) for _ in range(20))], 63, 63)
     assert plan[0] == (long, 32)
 
 
@@ -63,7 +68,7 @@ def test_a_chat_waits_for_who_computes_its_beginning_and_no_longer() -> None:
     first, second = lane(200), lane(220)
     begins_with(second, 0, [(first, 150)])
     assert second.waits
-    assert plan_step([first, second], 63, 63) == [(first, 63)]
+    assert mixed([first, second], 63, 63) == [(first, 63)]
     first.computed = 150
     assert not second.waits
 
@@ -85,14 +90,57 @@ def test_the_same_prompt_twice_waits_for_all_but_its_last_token() -> None:
     assert second.shared == 99
 
 
+@given(lanes, st.integers(BLOCK, 448), st.integers(8, 448), st.integers(0, 9))
+def test_a_long_prompt_goes_in_blocks_of_its_own_and_leaves_no_small_rest(
+    at_work: list[Lane], block: int, piece: int, turn: int
+) -> None:
+    plan = plan_step(at_work, Limits(mixed=63, piece=piece, block=block), turn)
+    assert all(1 <= size <= one.pending for one, size in plan)
+    if not any(size >= BLOCK for _, size in plan):
+        assert sum(size for _, size in plan) <= 63
+        return
+    ((one, size),) = plan
+    rest = one.pending - size
+    assert rest == 0 or (rest >= BLOCK and size % BLOCK == 0)
+    assert size < (piece if any(other.pending == 1 for other in at_work) else block) + BLOCK
+
+
+@given(lanes, st.integers(8, 448))
+def test_with_blocks_every_chat_gets_done_and_answers_go_on_every_other_step(
+    at_work: list[Lane], piece: int
+) -> None:
+    total = sum(one.pending for one in at_work)
+    kept_waiting = 0
+    for turn in range(2 * total):
+        plan = plan_step(at_work, Limits(mixed=63, piece=piece, block=448), turn)
+        answers = [one for one in at_work if one.pending == 1]
+        kept_waiting = 0 if not answers or plan[0][0] in answers else kept_waiting + 1
+        assert kept_waiting <= 1
+        for one, size in plan:
+            one.computed += size
+        at_work = [one for one in at_work if one.pending]
+    assert not at_work
+
+
+def test_blocks_are_by_turns_the_oldest_prompts_and_the_shortest_ones() -> None:
+    long, short = lane(2000), lane(300)
+    limits = Limits(mixed=63, piece=448, block=128)
+    assert [plan_step([long, short], limits, turn) for turn in (1, 3, 5)] == [
+        [(short, 128)],
+        [(long, 128)],
+        [(short, 128)],
+    ]
+
+
 def test_pieces_follow_the_machine_between_their_bounds() -> None:
-    pace = Pace(patience=0.25, least=8, most=63)
-    assert pace.piece == 63
+    pace = Pace(least=8, most=448)
+    assert pace.within(0.25) == 448
     for _ in range(50):
         pace.took(20, 20 * 0.01)
-    assert pace.piece in {24, 25}
+    assert pace.within(0.25) in {24, 25}
+    assert pace.within(1.0) in {99, 100}
     for _ in range(50):
         pace.took(20, 20.0)
-    assert pace.piece == 8
+    assert pace.within(0.25) == 8
     pace.took(1, 0.0001)  # too few tokens to tell
-    assert pace.piece == 8
+    assert pace.within(0.25) == 8

@@ -10,6 +10,8 @@ import pytest
 
 from adapters.local.batching import BatchingEngine
 from adapters.local.batching.loaded import cells_for
+from adapters.local.batching.tree import common_prefix
+from adapters.local.context import MOST_ROWS
 from adapters.local.engine import Job, Sampling
 from tests.adapters.local.batching.kit import Greedy, Heard, engine_of, job_of
 from tests.adapters.local.conftest import Tiny
@@ -46,37 +48,54 @@ def endless(
     )
 
 
+#: Logits that two ways through the kernels may round apart: these random weights spread theirs over some ten
+#: units, SmolLM2 over some thirty.
+CLOSE = 0.5
+
+
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gemma3"])
-@pytest.mark.parametrize("beginning", ["", SYSTEM])
-def test_eight_at_once_say_what_each_says_alone(tiny: Tiny, architecture: str, beginning: str) -> None:
+def test_eight_short_prompts_at_once_say_what_each_says_alone(tiny: Tiny, architecture: str) -> None:
     path = tiny(architecture)  # type: ignore[arg-type]  # one of the names
-    prompts = [f"{beginning}question {number}: " + "the dog and " * number for number in range(8)]
-    engine, greedy = engine_of(path), Greedy(path, 2048)
-    jobs = [job_of(prompt, 24) for prompt in prompts]
+    prompts = [f"question {number}: " + "the dog and " * (number % 4) for number in range(8)]
+    assert together(path, prompts, 24, n_ctx=2048) == []
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gemma3"])
+def test_after_a_shared_beginning_only_tokens_that_are_as_likely_change_places(
+    tiny: Tiny, architecture: str
+) -> None:
+    """Alone, a long prompt is computed at once; in company only the first one is, the others' ends are not."""
+    path = tiny(architecture)  # type: ignore[arg-type]  # one of the names
+    prompts = [f"{SYSTEM}question {number}: " + "the dog and " * number for number in range(8)]
+    assert max(together(path, prompts, 24, n_ctx=2048), default=0) < CLOSE
+
+
+def test_smollm_answers_the_same_in_company_but_for_ties(smollm: Path) -> None:
+    short = [f"What is {number} + {number}?" for number in range(4)]
+    assert together(smollm, short, 6, n_ctx=1024) == []
+    long = [SYSTEM + prompt for prompt in short]
+    assert max(together(smollm, long, 12, n_ctx=1024), default=0) < CLOSE
+
+
+def together(path: Path, prompts: list[str], most: int, *, n_ctx: int) -> list[float]:
+    """Asks all at once. How much less likely, in logits, the first tokens are that differ from those alone."""
+    engine, greedy = engine_of(path, n_ctx=n_ctx), Greedy(path, n_ctx)
+    jobs = [job_of(prompt, most) for prompt in prompts]
     for job, _ in jobs:
         engine.submit(job)
+    gaps = []
     try:
-        assert [heard.text for _, heard in jobs] == [
-            b"".join(greedy.pieces(prompt, 24)) for prompt in prompts
-        ]
+        for prompt, (_, heard) in zip(prompts, jobs, strict=True):
+            assert heard.text is not None
+            alone = greedy.pieces(prompt, most)
+            if heard.pieces != alone:
+                place = common_prefix(heard.pieces, alone)
+                other = heard.pieces[place] if place < len(heard.pieces) else None
+                gaps.append(greedy.gap(prompt, place, other))
     finally:
         engine.close()
         greedy.close()
-
-
-def test_smollm_says_the_same_in_company_and_after_a_shared_beginning(smollm: Path) -> None:
-    """Real weights, in the layout that its package brings: not one bit differs."""
-    prompts = [f"{SYSTEM}What is {number} + {number}?" for number in range(4)]
-    engine, greedy = engine_of(smollm, n_ctx=1024), Greedy(smollm, 1024)
-    jobs = [job_of(prompt, 6) for prompt in prompts]
-    for job, _ in jobs:
-        engine.submit(job)
-    try:
-        assert [heard.text for _, heard in jobs] == [b"".join(greedy.pieces(prompt, 6)) for prompt in prompts]
-        assert sum(heard.cached_tokens > 50 for _, heard in jobs) == 3
-    finally:
-        engine.close()
-        greedy.close()
+    return gaps
 
 
 def test_a_shared_beginning_is_computed_once_even_if_all_come_at_once(engine: BatchingEngine) -> None:
@@ -153,7 +172,7 @@ def test_an_answer_goes_on_while_a_long_prompt_is_read(tiny: Tiny) -> None:
     engine.submit(long)
     assert reads.over.wait(60)
     assert reads.prompt_tokens > 1000
-    assert seen[0] - before >= reads.prompt_tokens // 63
+    assert seen[0] - before >= reads.prompt_tokens // MOST_ROWS
     engine.cancel(running)
     engine.close()
 
