@@ -2,15 +2,18 @@
 
 `python -m tests.benchmarks.local` prints: 8 chats at once with one 200-token system prompt, 64 tokens each
 (tokens/s, p95 time to first token); one chat alone; the next turn of a 1,000-token conversation; 1 to 32 chats;
-two models at once; what a step consists of; memory over many short requests. `--rounds`, `--threads`, `--short`.
-Rounds are taken in turn and medians printed: on a shared machine one run says little.
+how the texts compare; two models at once; what a step consists of, and what the kernels alone allow; memory over
+many short requests. With `--server PYTHON`, an interpreter that has xllamacpp, also llama.cpp's own server on the
+same chats. Rounds are taken in turn and medians printed: on a shared machine one run says little.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,10 +21,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from adapters.local import LocalAdapter, create
+from adapters.local.batching.tree import common_prefix
 from adapters.local.context import NativeContext
+from adapters.local.files import load_settings
+from adapters.local.native import NativeModel
 from router.adapter import AdapterSettings, Call
 from router.models import LocalModel
 from router.request import ChatRequest
+from tests.adapters.local.batching.kit import Greedy, engine_of, job_of
 from tests.gguf_files import write_gguf
 from tests.helpers import smollm2
 
@@ -132,6 +139,109 @@ def side_by_side(threads: int, rounds: int, chats: int) -> None:
         print(f"  engine {mine[0]:6.1f} tokens/s, p95 first {mine[1]:5.2f} s | "
               f"Llama {theirs[0]:6.1f} tokens/s, p95 first {theirs[1]:5.2f} s")  # fmt: skip
     print(f"{chats} chats: {speed:.2f}x the tokens/s of Llama one at a time, p95 first token {first:.2f}x")
+
+
+def beside_the_server(python: str | None, threads: int, rounds: int) -> None:
+    """Prints the engine's tokens/s beside those of llama.cpp's own server, in each of its configurations."""
+    if python is None:
+        print("llama.cpp's server: not compared; `--server PYTHON` names an interpreter that has xllamacpp")
+        return
+    runs: list[tuple[tuple[float, float], dict[str, tuple[float, float]]]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        asked = Path(folder) / "requests.json"
+        chats = [messages(number) for number in range(CHATS)]
+        model = {"model": str(smollm2()), "slots": CHATS, "n_ctx": CHATS * 1024}
+        asked.write_text(json.dumps({**model, "threads": threads, "tokens": TOKENS, "chats": chats}))
+        command = [python, str(Path(__file__).with_name("local_server.py")), str(asked)]
+        for _ in range(rounds):
+            mine = asyncio.run(ours(threads, CHATS))
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+            theirs = {
+                "one memory for all" if one["unified"] else "a memory for each": (
+                    one["rate"],
+                    p95(one["firsts"]),
+                )
+                for one in found
+            }
+            runs.append((mine, theirs))
+    for kind in runs[0][1]:
+        speed = statistics.median(mine[0] / theirs[kind][0] for mine, theirs in runs)
+        first = statistics.median(mine[1] / theirs[kind][1] for mine, theirs in runs)
+        rate = statistics.median(theirs[kind][0] for _, theirs in runs)
+        print(f"{CHATS} chats: {speed:.2f}x the tokens/s of llama.cpp's server, {kind} ({rate:.1f}), "
+              f"p95 first token {first:.2f}x")  # fmt: skip
+
+
+def texts(threads: int) -> None:
+    """How many greedy texts equal `Llama`'s and those alone, and how near the others' first tokens are."""
+    from llama_cpp import Llama
+
+    prompts = [
+        f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{messages(number)[1]['content']}<|im_end|>\n"
+        "<|im_start|>assistant\n"
+        for number in range(CHATS)
+    ]
+    equal = 0
+    for prompt in prompts:
+        llama = Llama(
+            str(smollm2()),
+            n_ctx=N_CTX,
+            n_threads=threads,
+            n_threads_batch=threads,
+            flash_attn=True,
+            verbose=False,
+        )
+        theirs: Any = llama.create_completion(prompt, max_tokens=TOKENS, temperature=0)
+        llama.close()
+        (mine,) = said([prompt], threads)
+        equal += b"".join(mine) == theirs["choices"][0]["text"].encode()
+    print(f"one chat alone: {equal} of {CHATS} greedy texts of {TOKENS} tokens equal Llama's")
+    alone, gaps = Greedy(smollm2(), N_CTX, threads=threads), []
+    for prompt, pieces in zip(prompts, said(prompts, threads), strict=True):
+        expected = alone.pieces(prompt, TOKENS)
+        if pieces != expected:
+            place = common_prefix(pieces, expected)
+            gaps.append((place, alone.gap(prompt, place, pieces[place] if place < len(pieces) else None)))
+    alone.close()
+    print(f"{CHATS} at once: {CHATS - len(gaps)} equal the text alone; the others part at " +
+          ", ".join(f"token {place} ({gap:.3f} logits)" for place, gap in sorted(gaps)))  # fmt: skip
+
+
+def said(prompts: list[str], threads: int) -> list[list[bytes]]:
+    """The pieces of the answers to prompts that come all at once to a fresh engine."""
+    engine = engine_of(smollm2(), n_ctx=N_CTX, threads=threads)
+    jobs = [job_of(prompt, TOKENS) for prompt in prompts]
+    for job, _ in jobs:
+        engine.submit(job)
+    try:
+        return [heard.pieces for _, heard in jobs if heard.text is not None]
+    finally:
+        engine.close()
+
+
+def kernels(threads: int) -> None:
+    """What llama.cpp alone takes for so many chats' next tokens: no engine can be faster."""
+    declared = LocalModel("smollm2", path=smollm2(), n_ctx=N_CTX, threads=threads)
+    settings = load_settings(declared)
+    model = NativeModel(settings)
+    context = NativeContext(model, settings, cells=N_CTX, sequences=32)
+    taken: dict[int, float] = {}
+    for rows in (1, 2, 4, 8, 16, 32):
+        context.clear()
+        seconds = []
+        for position in range(12):
+            for sequence in range(rows):
+                context.put(sequence, [100 + sequence], position, output=True)
+            began = time.perf_counter()
+            context.compute()
+            seconds.append(time.perf_counter() - began)
+        taken[rows] = statistics.median(seconds[2:])
+    context.close()
+    model.close()
+    print("llama_decode alone: " + ", ".join(
+        f"{rows} rows {1000 * each:.1f} ms ({rows * taken[1] / each:.2f}x the tokens/s of 1)"
+        for rows, each in taken.items()))  # fmt: skip
 
 
 async def next_turn(threads: int) -> None:
@@ -246,13 +356,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--only", choices=["together", "alone", "turn", "scaling", "two", "steps", "memory"])
+    parser.add_argument("--server", metavar="PYTHON", help="an interpreter that has xllamacpp")
+    parser.add_argument("--only", help="one part, by its name in this file")
     given = parser.parse_args()
     parts: dict[str, Callable[[], None]] = {
         "together": lambda: side_by_side(given.threads, given.rounds, CHATS),
+        "server": lambda: beside_the_server(given.server, given.threads, given.rounds),
         "alone": lambda: side_by_side(given.threads, given.rounds, 1),
         "turn": lambda: asyncio.run(next_turn(given.threads)),
         "scaling": lambda: asyncio.run(scaling(given.threads)),
+        "texts": lambda: texts(given.threads),
+        "kernels": lambda: kernels(given.threads),
         "two": lambda: asyncio.run(two_models(given.threads)),
         "steps": lambda: asyncio.run(steps(given.threads)),
         "memory": lambda: asyncio.run(memory(given.requests)),

@@ -74,8 +74,8 @@ def job_of(
 class Greedy:
     """What a model says when it is asked alone, one token after the other, from an empty memory."""
 
-    def __init__(self, path: Path, n_ctx: int) -> None:
-        self.alone = Alone(path, n_ctx=n_ctx, threads=1)
+    def __init__(self, path: Path, n_ctx: int, *, threads: int = 1) -> None:
+        self.alone = Alone(path, n_ctx=n_ctx, threads=threads)
         self._said: dict[str, list[int]] = {}
 
     def pieces(self, prompt: str, most: int) -> list[bytes]:
