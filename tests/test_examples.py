@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,15 @@ def test_quickstart_answers_from_a_real_model_and_says_why() -> None:
     assert "credentials: KIMI_DEMO_KEY is not set" in printed
     assert "smollm2-135m  succeeded in" in printed
     assert "first token after" in printed
+
+
+@pytest.mark.gguf
+def test_local_chats_are_answered_together_and_read_their_rules_once() -> None:
+    printed = output_of("local_chats.py")
+    assert printed.count("prompt tokens known") == 9
+    assert sum("   0 of" in line for line in printed.splitlines()) == 1
+    assert "All answered in" in printed
+    assert re.search(r"A form, .*: \{'guests': \d, 'pet': '(none|dog|cat)'\}", printed)
 
 
 @pytest.mark.gguf
