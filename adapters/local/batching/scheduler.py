@@ -132,11 +132,13 @@ class Pace:
     Args:
         least: Tokens of a piece, however slow the model is.
         most: Tokens of a piece, however fast it is.
+        first: Tokens of a piece before anything was measured: a large model takes minutes for `most`.
     """
 
-    def __init__(self, *, least: int, most: int) -> None:
+    def __init__(self, *, least: int, most: int, first: int) -> None:
         self._least = least
         self._most = most
+        self._first = first
         self._seconds: float | None = None
 
     def took(self, tokens: int, seconds: float) -> None:
@@ -149,5 +151,5 @@ class Pace:
     def within(self, seconds: float) -> int:
         """Tokens of a prompt that take so long, about."""
         if not self._seconds:
-            return self._most
+            return self._first
         return max(self._least, min(self._most, int(seconds / self._seconds)))

@@ -88,7 +88,7 @@ class Serving:
         self._go_on = go_on
         self._context = loaded.context
         self._memory = self._make_memory()
-        self._pace = Pace(least=_LEAST_PIECE, most=_MOST_BLOCK)
+        self._pace = Pace(least=_LEAST_PIECE, most=_MOST_BLOCK, first=BLOCK)
         self._turn = 0
 
     def _make_memory(self) -> Memory | Separate:

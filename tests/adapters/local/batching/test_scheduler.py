@@ -133,7 +133,9 @@ def test_blocks_are_by_turns_the_oldest_prompts_and_the_shortest_ones() -> None:
 
 
 def test_pieces_follow_the_machine_between_their_bounds() -> None:
-    pace = Pace(least=8, most=448)
+    pace = Pace(least=8, most=448, first=64)
+    assert pace.within(0.25) == 64
+    pace.took(64, 64e-6)
     assert pace.within(0.25) == 448
     for _ in range(50):
         pace.took(20, 20 * 0.01)
