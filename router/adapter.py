@@ -66,9 +66,11 @@ class AdapterSettings:
 
     Attributes:
         max_response_bytes: The most bytes of one answer, decompressed; more is a `ModelProtocolError`.
+        local_memory: Bytes that the local models of the process may take together; None: what is to spare.
     """
 
     max_response_bytes: int = 16 * 1024 * 1024
+    local_memory: int | None = None
 
 
 class Adapter(Protocol):

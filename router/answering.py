@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from router.deciding import choose
 from router.driver import Run
-from router.errors import NoEligibleModelError
+from router.errors import NoEligibleModelError, OverloadedError
 from router.exploring import explore
 from router.streams import AsyncRoutedStream
 from router.validation import ParsedRequest, parse_request
@@ -47,7 +47,7 @@ async def _begin(core: Core, parsed: ParsedRequest) -> Run:
     while True:
         try:
             routing = await asyncio.to_thread(choose, core, parsed) if long else choose(core, parsed)
-        except NoEligibleModelError as error:
+        except (NoEligibleModelError, OverloadedError) as error:
             core.write_refusal(error)
             raise
         explore(core, routing)

@@ -40,9 +40,16 @@ class _Face:
         budget: Budget | Sequence[Budget] | None = None,
         ledger: str | Path | None = None,
         keep_text: bool = False,
+        local_memory: str | int | None = None,
         **misspelt: Never,
     ) -> None:
-        given = {"policy": policy, "recovery": recovery, "budget": budget, "ledger": ledger}
+        given = {
+            "policy": policy,
+            "recovery": recovery,
+            "budget": budget,
+            "ledger": ledger,
+            "local_memory": local_memory,
+        }
         fields = {name: value for name, value in given.items() if value is not None}
         self._begin(RouterConfig.parse({"models": models, "keep_text": keep_text, **fields, **misspelt}))
 
@@ -138,6 +145,8 @@ class AsyncRouter(_Face):
         budget: One or several money limits, all of which hold.
         ledger: An SQLite file for the durable record; None keeps it in memory.
         keep_text: Whether the ledger keeps prompts and answers (never those of private requests).
+        local_memory: Bytes that all local models of the process may take together, as a number or as text
+            ("8GiB"); of several routers in one process the least holds. None: what the machine has to spare.
 
     Raises:
         ConfigurationError: if something of it is wrong; nothing half-built remains.

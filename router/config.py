@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypedDict, Unpack
 
-from pydantic import ConfigDict, Field, SerializeAsAny, StrictBool, field_validator
+from pydantic import ByteSize, ConfigDict, Field, SerializeAsAny, StrictBool, field_validator
 
 from router.decision import Candidate
 from router.declared import Declared
@@ -192,6 +192,8 @@ class RouterConfig(Declared):
         budget: Money limits, all of which hold.
         ledger: An SQLite file for the durable record; None: in memory.
         keep_text: Whether the ledger keeps prompts and answers (never those of private requests).
+        local_memory: Bytes that all local models of the process may take together, as a number or as text
+            ("8GiB"); of several routers in one process the least holds. None: what the machine has to spare.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
@@ -203,6 +205,7 @@ class RouterConfig(Declared):
     budget: tuple[Budget, ...] = ()
     ledger: Path | None = None
     keep_text: StrictBool = False
+    local_memory: Annotated[ByteSize, Field(ge=1, lt=2**63)] | None = None
 
     if TYPE_CHECKING:  # what may be passed; pydantic turns it into what is declared above
 
@@ -215,6 +218,7 @@ class RouterConfig(Declared):
             budget: Budget | Sequence[Budget] | None = (),
             ledger: str | Path | None = None,
             keep_text: bool = False,
+            local_memory: str | int | None = None,
         ) -> None: ...
 
     @field_validator("budget", mode="before")
@@ -230,6 +234,13 @@ class RouterConfig(Declared):
         if ledger in ("", ":memory:"):
             raise ValueError("the path of a file is needed; without one, the ledger is kept in memory")
         return ledger
+
+    @field_validator("local_memory", mode="before")
+    @classmethod
+    def _bytes_or_a_text(cls, size: object) -> object:
+        if isinstance(size, bool | float):
+            raise ValueError('a whole number of bytes is needed, or a text such as "8GiB"')  # noqa: TRY004 - pydantic wants a ValueError
+        return size
 
     @field_validator("models", mode="before")
     @classmethod
@@ -315,7 +326,7 @@ def _anchored(data: dict[str, object], folder: Path) -> dict[str, object]:
     models = data.get("models")
     _anchor(data, "ledger", folder)
     for model in models if isinstance(models, list) else ():
-        for key in ("path", "lora"):
+        for key in ("path", "lora", "session_dir"):
             if isinstance(model, dict):
                 _anchor(model, key, folder)
     return data

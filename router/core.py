@@ -65,7 +65,9 @@ class Core:
         self.config = config
         self.now: Callable[[], float] = clock.now if clock is not None else time.monotonic
         self.wall: Callable[[], float] = clock.time if clock is not None else time.time
-        self._settings = AdapterSettings(max_response_bytes=config.recovery.max_response_bytes)
+        self._settings = AdapterSettings(
+            max_response_bytes=config.recovery.max_response_bytes, local_memory=config.local_memory
+        )
         self._lock = threading.Lock()
         self.closed = False
         self._warm = False
@@ -77,7 +79,7 @@ class Core:
         self.fleet = Fleet(config.models, self._settings)
         self.limiters = _limiters(self.fleet)
         self.traffic = Traffic()
-        self.prefixes = PrefixMemory(self._cached_share)
+        self.prefixes = PrefixMemory(self._cached_share, self._kept_tokens)
         self.random = random.Random()  # noqa: S311 - exploration is no secret
         self.ledger = Ledger(config.ledger, config.budget, keep_text=config.keep_text, wall=self.wall)
         if config.ledger is not None:
@@ -92,6 +94,16 @@ class Core:
         """What share of a prompt's known beginning a model is believed to have cached, before it told."""
         fleet = self.fleet
         return fleet.cached_share[fleet.place[name]] if name in fleet.place else 0.0
+
+    def _kept_tokens(self, name: str) -> int | None:
+        """Tokens that a model keeps while it is loaded; None: it keeps them by time."""
+        fleet = self.fleet
+        return fleet.kept[fleet.place[name]] if name in fleet.place else None
+
+    def emptied(self, fleet: Fleet, place: int) -> None:
+        """A model is not in memory, and what it had computed is not, either. Told often, it costs little."""
+        if place not in fleet.recalling:
+            self.prefixes.emptied(fleet.names[place])
 
     def machine(self, routing: Routing) -> AttemptMachine:
         """The attempt machine for a decision."""

@@ -7,6 +7,7 @@ how busy the adapters are.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from router.config import Policy, RoutingOptions
@@ -16,17 +17,18 @@ from router.errors import (
     BudgetExceededError,
     InvalidRequestError,
     NoEligibleModelError,
+    OverloadedError,
     RouterClosedError,
+    RouterError,
     nearest,
 )
-from router.estimates import Situation
 from router.features import needs_of
 from router.fleet import Fleet
 from router.objective import Rules
 from router.ranking import rank
 from router.request import ChatRequest
 from router.routing import Routing
-from router.traffic import LEAST_LEFT, Flow
+from router.situations import situation_of
 from router.validation import ParsedRequest
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ def choose(core: Core, parsed: ParsedRequest) -> Routing:
         InvalidRequestError: if it names a model that is not declared.
         NoEligibleModelError: if no model may take it; the error carries the decision.
         AllModelsFailedError: if all that may are failing and left alone for now.
+        OverloadedError: if all that may are busy, and their queues are full.
         RouterClosedError: if the router was closed.
     """
     if core.closed:
@@ -76,6 +79,7 @@ def decide(
     Raises:
         NoEligibleModelError: as `choose`.
         AllModelsFailedError: as `choose`.
+        OverloadedError: as `choose`.
     """
     fleet, now = core.fleet, core.now()
     ranked = rank(fleet, features, rules, situation_of(core, fleet, features, prompt))
@@ -152,106 +156,40 @@ def features_of(
     )
 
 
-def situation_of(core: Core, fleet: Fleet, features: Features, prompt: Prompt | None = None) -> Situation:
-    """How things stand right now: waits, what is under way, caches, breakers, money."""
-    now, flows = core.now(), core.traffic.flows
-    core.fade(fleet, now)
-    waits: dict[int, float] = {}
-    loads: dict[int, float] = {}
-    limits: dict[int, float] = {}
-    slowdowns: dict[int, tuple[float, float]] = {}
-    for name in tuple(flows):
-        flow, busy = flows.get(name), fleet.place.get(name)
-        if flow is not None and busy is not None:
-            slowdowns[busy] = fleet.learned.slowdown(busy, flow.count)
-    for place in fleet.asked:
-        _ask(fleet, place, flows.get(fleet.names[place]), now, (waits, loads, slowdowns))
-    for name, limiter in core.limiters.items():
-        if name in fleet.place:
-            limited = fleet.place[name]
-            tokens = features.prompt_tokens + features.expected_output_tokens
-            wait = limiter.wait(tokens, now, fleet.learned.service[limited])
-            if wait:
-                limits[limited] = wait
-                waits[limited] = waits.get(limited, 0.0) + wait
-    cached: dict[int, float] = {}
-    if prompt is not None:
-        shared = core.prefixes.expect(prompt, now)
-        cached = {fleet.place[name]: found.share for name, found in shared.items() if name in fleet.place}
-    shut = {fleet.place[name]: why for name, why in core.health.shut(now).items() if name in fleet.place}
-    return Situation(
-        at=now,
-        waits=waits,
-        loads=loads,
-        limits=limits,
-        slowdowns=slowdowns,
-        cached=cached,
-        shut=shut,
-        budget_left=_budget_left(core, fleet, features.task),
-    )
-
-
-def _ask(
-    fleet: Fleet,
-    place: int,
-    flow: Flow | None,
-    now: float,
-    found: tuple[dict[int, float], dict[int, float], dict[int, tuple[float, float]]],
-) -> None:
-    """Asks a model in this process how busy it is: its loading, and the requests before this one."""
-    waits, loads, slowdowns = found
-    learned, adapter = fleet.learned, fleet.loaded_adapter(place)
-    said = adapter.load() if adapter is not None else None
-    wait = 0.0
-    if said is None or not said.resident:
-        load = learned.load[place]
-        if flow is not None:  # somebody waits for it already
-            load = max(load - (now - flow.since), LEAST_LEFT * load)
-        loads[place] = wait = load
-    if said is not None:
-        ours = flow.count if flow is not None else 0
-        # What was begun for another router, or before this one knew the model, is not in our books.
-        others = max(said.running + said.waiting - ours, 0)
-        backlog = others * learned.service[place] + (flow.left(now) if flow is not None else 0.0)
-        if said.slots is None:
-            wait += said.waiting * learned.service[place] / max(said.running, 1)
-        elif ours + others < said.slots:
-            slowdowns[place] = learned.slowdown(place, ours + others)
-        else:
-            wait += backlog / said.slots
-            slowdowns[place] = learned.slowdown(place, said.slots - 1)
-    if wait:
-        waits[place] = wait
-
-
-def _budget_left(core: Core, fleet: Fleet, task: str | None) -> dict[int, float]:
-    left: dict[int, float] = {}
-    for budget in core.config.budget:
-        if budget.task is not None and budget.task != task:
-            continue
-        amount = float(core.ledger.left(budget))
-        names = fleet.names if budget.model is None else (budget.model,)
-        for name in names:
-            if name in fleet.place:
-                held = fleet.place[name]
-                left[held] = min(left.get(held, amount), amount)
-    return left
-
-
-def _nobody(core: Core, routing: Routing) -> NoEligibleModelError | AllModelsFailedError:
+def _nobody(core: Core, routing: Routing) -> RouterError:
     """The error for a request that no model may take."""
     reasons = routing.ranked.rejections()
-    decision = routing.decision(model=None)
-    shut = [name for name, reason in reasons.items() if reason.startswith("health:")]
-    causes = [error for name in shut if (error := core.health.last_error(name)) is not None]
-    if causes:
-        failed = AllModelsFailedError(causes, note="every eligible model is failing and left alone for now")
-        failed.decision = decision
-        return failed
+    error = _overloaded(routing, reasons) or _failing(core, reasons)
+    if error is not None:
+        error.decision = routing.decision(model=None)
+        return error
     money = any(reason.startswith("budget:") for reason in reasons.values())
     kind = BudgetExceededError if money else NoEligibleModelError
     what = "the budget has no room for this request" if money else "no model is eligible for this request"
-    return kind(what, reasons=reasons, decision=decision)
+    return kind(what, reasons=reasons, decision=routing.decision(model=None))
+
+
+def _overloaded(routing: Routing, reasons: Mapping[str, str]) -> OverloadedError | None:
+    """The error if some model would have room for the request a little later."""
+    full = [name for name, reason in reasons.items() if reason.startswith("queue:")]
+    if not full:
+        return None
+    place, room = routing.fleet.place, routing.ranked.now.full
+    after = min(room[place[name]] for name in full)
+    return OverloadedError(
+        f"the queue of every model that may answer is full ({', '.join(full)}); there may be room in "
+        f"{after:.1f} s",
+        retry_after=after,
+    )
+
+
+def _failing(core: Core, reasons: Mapping[str, str]) -> AllModelsFailedError | None:
+    """The error if models that could answer are left alone since they fail."""
+    shut = [name for name, reason in reasons.items() if reason.startswith("health:")]
+    causes = [error for name in shut if (error := core.health.last_error(name)) is not None]
+    if not causes:
+        return None
+    return AllModelsFailedError(causes, note="every eligible model is failing and left alone for now")
 
 
 def _prompt(request: ChatRequest) -> Prompt:

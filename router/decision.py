@@ -98,8 +98,8 @@ class Attempt:
         hedge: Whether it was started beside another one.
         waited: Seconds from its start until the backend began to work on it: loading, its queue; None if
             it never began, or nobody told.
-        outstanding: The router's other calls of this model that the backend was at work on when it began with
-            this one; None if nobody counted.
+        outstanding: The router's other calls of this model that the backend was at work on meanwhile, on
+            average, rounded; None if nobody counted.
     """
 
     model: str

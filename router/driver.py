@@ -21,7 +21,7 @@ from router.errors import (
     RouterClosedError,
     RouterError,
 )
-from router.live import LiveAttempt, admit, begin, book, close_source, snapshot, start
+from router.live import LiveAttempt, admit, begin, book, close_source, see, snapshot, start
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk
@@ -250,8 +250,7 @@ class Run:
         async for chunk in source:
             attempt.buffer.append(chunk)
             if is_visible(chunk):
-                attempt.visible_at = self._now()
-                self._do(self.machine.visible(attempt.number, attempt.visible_at))
+                self._do(self.machine.visible(attempt.number, see(self.core, attempt)))
                 return
         attempt.exhausted = True  # a legal answer without a visible token, such as an empty one
         self._do(self.machine.visible(attempt.number, self._now()))

@@ -11,9 +11,11 @@ from router.errors import (
     BudgetExceededError,
     DeadlineExceededError,
     ModelError,
+    ModelHTTPError,
     OverloadedError,
     RouterError,
 )
+from router.failures import QUEUE_FULL
 from router.live import BudgetRefusedError
 
 __all__ = ["error_of"]
@@ -42,9 +44,17 @@ def error_of(
         return _refusal(refusals, free_in)
     if ending is Ending.CANCELLED:
         return RouterError("the request was cancelled")
+    if causes and all(_is_full(cause) for cause in causes):
+        busy: RouterError = OverloadedError("the queue of every model that may answer is full")
+        busy.__cause__ = causes[-1]
+        return busy
     error = AllModelsFailedError(causes)
     error.__cause__ = causes[-1] if causes else None
     return error
+
+
+def _is_full(error: ModelError) -> bool:
+    return isinstance(error, ModelHTTPError) and error.code == QUEUE_FULL
 
 
 def _refusal(refusals: Sequence[ModelError], free_in: float) -> RouterError:

@@ -35,9 +35,10 @@ class Situation:
         loads: Of these, seconds to load it.
         limits: Of these, seconds until a rate limit lets the request go.
         slowdowns: How many times as long a model takes because of what it has under way: to the first token,
-            and in all.
+            and from there to the end.
         cached: The share of the prompt's tokens that a model is expected to have cached.
         shut: Models that health has set aside, with the reason.
+        full: Models whose queue takes no more, with the seconds until there is room, about.
         budget_left: USD that a model may still cost; only models that a budget holds for.
     """
 
@@ -48,10 +49,11 @@ class Situation:
     slowdowns: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     cached: Mapping[int, float] = field(default_factory=dict)
     shut: Mapping[int, str] = field(default_factory=dict)
+    full: Mapping[int, float] = field(default_factory=dict)
     budget_left: Mapping[int, float] = field(default_factory=dict)
 
 
-def estimate(  # noqa: C901, PLR0912, PLR0915 - one loop: a call more per model would show in a decision's time
+def estimate(  # noqa: C901, PLR0915 - one loop: a call more per model would show in a decision's time
     fleet: Fleet,
     features: Features,
     places: Iterable[int],
@@ -116,9 +118,7 @@ def estimate(  # noqa: C901, PLR0912, PLR0915 - one loop: a call more per model 
         if place in slowdowns:
             slower_first, slower = slowdowns[place]
             first *= slower_first
-            work *= slower
-            if work < first:  # noqa: PLR1730 - max() would cost a call per model
-                work = first
+            work = first + tokens_out * per_out[place] * slower
         if place in tiered:
             cost = _tiered_cost(fleet, place, tokens_in, kept, tokens_out * choices)
         else:

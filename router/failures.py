@@ -12,7 +12,10 @@ from router.errors import (
     ModelLoadError,
 )
 
-__all__ = ["Failure", "judge"]
+__all__ = ["QUEUE_FULL", "Failure", "judge"]
+
+#: The code of an engine's error when its queue takes no more: it is well, and there is room a little later.
+QUEUE_FULL = "queue_full"
 
 #: Seconds that a model is left alone when only a person can heal it: a wrong key, no money, no such model.
 LONG_COOLDOWN = 300.0
@@ -70,6 +73,8 @@ def _judge_status(error: ModelHTTPError) -> Failure:
     if error.code in _BROKEN_CODES or status in _BROKEN_STATUSES:
         return Failure(heals=False, shut_for=LONG_COOLDOWN)
     asked = _asked(error.retry_after)
+    if error.code == QUEUE_FULL:
+        return Failure(heals=True, retry_after=asked, blames_model=False)
     if status == 429:  # noqa: PLR2004 - the status itself is the clearest name
         return Failure(heals=True, retry_after=asked, shut_for=asked and min(asked, MOST_COOLDOWN))
     if status in _HEALING_STATUSES or (status >= 500 and status not in _HOPELESS_STATUSES):  # noqa: PLR2004

@@ -24,11 +24,13 @@ __all__ = ["Eligibility", "EligibilityKey", "Fleet", "tells_load"]
 MOST_KINDS = 512
 #: Assumption: half of what could be cached is, with hosts that have a price for it.
 CACHED_SHARE = 0.5
+#: An engine of ours keeps all that it computed, as long as there is room.
+KEPT_SHARE = 1.0
 #: What is said about a model and changes nothing of what answers.
 _ABOUT = frozenset(
     (
         "price", "usd_per_hour", "quality", "languages", "licence", "capabilities", "private", "region",
-        "api_key", "api_key_env", "rpm", "tpm", "max_concurrency", "preload", "sha256",
+        "api_key", "api_key_env", "rpm", "tpm", "max_concurrency", "preload", "sha256", "idle_ttl",
     )
 )  # fmt: skip
 
@@ -66,6 +68,8 @@ class Fleet:
         price_in, price_out: USD per token, of the lowest tier; NaN where the price is unknown.
         cached_saving: USD per token that a cached prompt token costs less; 0 where it costs the same.
         cached_share: What part of a known beginning a model is believed to have cached, before it told.
+        kept: Tokens of what it computed that a model keeps while it is loaded; None: it keeps them by time.
+        recalling: Places of models that find again what they had computed before they left memory.
         fee: USD per request.
         per_second: USD per second of computing, of local models.
         tiered: Places of models with several price tiers.
@@ -126,11 +130,18 @@ class Fleet:
                 (tiers[0].input - cached) / 1e6 if tiers and cached is not None else 0.0
             )
             # Who names a price for cached tokens has a cache; how often it is hit is learned.
-            self.cached_share.append(0.0 if cached is None else CACHED_SHARE)
+            by_price = 0.0 if cached is None else CACHED_SHARE
+            self.cached_share.append(by_price if profile.kept_tokens is None else KEPT_SHARE)
             self.fee.append(profile.price.per_request if profile.price else 0.0)
             self.per_second.append((profile.usd_per_hour or 0.0) / 3600)
             if len(tiers) > 1:
                 self.tiered.add(place)
+        self.kept = [profile.kept_tokens for profile in self.profiles]
+        self.recalling = frozenset(
+            place
+            for place, model in enumerate(self.models)
+            if getattr(model, "session_dir", None) is not None
+        )
         self.asked = tuple(
             place
             for place, (model, profile) in enumerate(zip(self.models, self.profiles, strict=True))

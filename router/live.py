@@ -35,6 +35,7 @@ __all__ = [
     "book",
     "close_source",
     "may_go",
+    "see",
     "snapshot",
     "start",
 ]
@@ -52,6 +53,8 @@ class LiveAttempt:
     cold: bool = False  # nobody waited for the model to load when this one began to
     begun_at: float | None = None
     visible_at: float | None = None
+    beside_first: float | None = None  # other calls at work until then, on average
+    beside: float = 0.0  # the same until its end
     ended_at: float | None = None
     outcome: Outcome = "running"
     error: ModelError | None = None
@@ -80,9 +83,12 @@ def start(core: Core, routing: Routing, number: int, place: int, *, hedge: bool)
     found, now = routing.estimate(place), core.now()
     name, fleet = routing.fleet.names[place], routing.fleet
     adapter = fleet.loaded_adapter(place) if place in fleet.asked else None
-    cold = place in fleet.asked and (adapter is None or not adapter.load().resident)
-    cold = cold and name not in core.traffic.flows
-    ticket = core.traffic.start(name, found.work, now)
+    absent = place in fleet.asked and (adapter is None or not adapter.load().resident)
+    if absent:
+        core.emptied(fleet, place)
+    cold = absent and name not in core.traffic.flows
+    _, slow = routing.ranked.now.slowdowns.get(place, (1.0, 1.0))
+    ticket = core.traffic.start(name, found.work, now, shared=found.decode, slow=slow)
     return LiveAttempt(number, place, hedge, now, ticket, cold)
 
 
@@ -94,6 +100,13 @@ def begin(core: Core, routing: Routing, attempt: LiveAttempt) -> float:
         if routing.prompt is not None:
             core.prefixes.sent(routing.fleet.names[attempt.place], routing.prompt, attempt.begun_at)
     return attempt.begun_at
+
+
+def see(core: Core, attempt: LiveAttempt) -> float:
+    """The first visible token of an attempt is there. Returns when that was."""
+    attempt.visible_at = core.now()
+    attempt.beside_first = core.traffic.company(attempt.ticket, attempt.visible_at)
+    return attempt.visible_at
 
 
 async def admit(core: Core, routing: Routing, attempt: LiveAttempt) -> float | None:
@@ -157,7 +170,8 @@ def book(core: Core, routing: Routing, attempt: LiveAttempt) -> None:
     name, now = routing.fleet.names[attempt.place], core.now()
     if attempt.ended_at is None:
         attempt.ended_at = now
-    core.traffic.end(attempt.ticket)
+    attempt.beside = core.traffic.company(attempt.ticket, now)
+    core.traffic.end(attempt.ticket, now)
     if attempt.limiter is not None:
         attempt.limiter.release()
     if attempt.outcome == "succeeded":
@@ -232,6 +246,7 @@ def learn_from(core: Core, routing: Routing, attempt: LiveAttempt) -> None:
             attempt.usage.cached_tokens,
             attempt.usage.prompt_tokens,
             ended,
+            answer_tokens=attempt.usage.completion_tokens,
         )
 
 
@@ -248,7 +263,8 @@ def _sample(routing: Routing, attempt: LiveAttempt, begun: float, ended: float) 
         choices=features.choices,
         ttft=None if attempt.visible_at is None else attempt.visible_at - begun,
         duration=ended - begun,
-        ahead=attempt.ticket.ahead,
+        beside=attempt.beside,
+        beside_first=attempt.beside_first,
         at=ended,
     )
 
@@ -270,7 +286,7 @@ def snapshot(name: str, attempt: LiveAttempt) -> Attempt:
         outcome=attempt.outcome,
         ttft=attempt.ttft,
         waited=None if attempt.begun_at is None else attempt.begun_at - attempt.started_at,
-        outstanding=attempt.ticket.ahead,
+        outstanding=round(attempt.beside) if attempt.booked else attempt.ticket.ahead,
         duration=None if attempt.ended_at is None else attempt.ended_at - attempt.started_at,
         cost=attempt.cost if attempt.booked else None,
         cost_source=source,

@@ -135,8 +135,8 @@ class LocalModel(Model):
         path: The GGUF file.
         n_ctx: Context window in tokens; None: what the file was trained with, at most 8192.
         n_gpu_layers: Layers to run on the GPU (Metal, CUDA); "auto": all if the build has a GPU, else none.
-        threads: Threads to compute with; "auto": one per physical core.
-        max_parallel: Requests at once, at most; the engine so far answers one after the other.
+        threads: Threads to compute with; "auto": what is fastest here, measured once with the first model.
+        max_parallel: Requests at once, at most; 48 are the most that one model takes.
         usd_per_hour: What an hour of this machine's computing is worth; 0 makes the model free.
         preload: Load at construction instead of at the first request.
         lora: A LoRA adapter's GGUF file.
@@ -144,6 +144,9 @@ class LocalModel(Model):
             crash of native code fails its requests and nothing else.
         sha256: What the file must hash to, in hexadecimal.
         chat_template: A Jinja chat template to use instead of the file's own.
+        idle_ttl: Seconds without a request after which it leaves memory; None: when others need the room.
+        session_dir: A folder in which long beginnings of chats are kept as the model computed them, so that
+            they go on at once after a restart. Chats can be read from it. None: nothing is written.
     """
 
     adapter: ClassVar[str] = "local"
@@ -159,6 +162,8 @@ class LocalModel(Model):
     isolation: Literal["thread", "process"] = "thread"
     sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = None
     chat_template: str | None = None
+    idle_ttl: Annotated[float, Number, Field(gt=0, allow_inf_nan=False)] | None = None
+    session_dir: Path | None = None
 
     if TYPE_CHECKING:  # what may be passed; pydantic turns it into what is declared above
 
@@ -177,6 +182,8 @@ class LocalModel(Model):
             isolation: Literal["thread", "process"] = "thread",
             sha256: str | None = None,
             chat_template: str | None = None,
+            idle_ttl: float | None = None,
+            session_dir: str | Path | None = None,
             quality: float | Mapping[str, float] | None = None,
             capabilities: Collection[str] | None = None,
             languages: Collection[str] | None = None,
@@ -188,7 +195,7 @@ class LocalModel(Model):
     def _auto_or_a_number(cls, value: object) -> object:
         return value if isinstance(value, str) else number(value)
 
-    @field_validator("path", "lora", mode="before")
+    @field_validator("path", "lora", "session_dir", mode="before")
     @classmethod
     def _path_is_not_empty(cls, path: object) -> object:
         if path == "":

@@ -90,6 +90,8 @@ class Profile:
         rpm: Requests per minute at most.
         tpm: Tokens per minute at most.
         max_concurrency: Requests at once at most.
+        kept_tokens: Tokens of recent prompts and answers that the model keeps computed as long as it stays
+            loaded, about; None if it keeps them by time, or not at all.
         notes: Further facts for people (`architecture`, `quantisation`, ...).
     """
 
@@ -109,4 +111,5 @@ class Profile:
     rpm: int | None = None
     tpm: int | None = None
     max_concurrency: int | None = None
+    kept_tokens: int | None = None
     notes: Mapping[str, str] = field(default_factory=dict)

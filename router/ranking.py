@@ -159,7 +159,7 @@ class Ranked(Ranking):
             "prefill s": found.first,
             "decode s": found.decode,
             "failures s": found.lost,
-            "slowdown": now.slowdowns.get(place, (1.0, 1.0))[1],
+            "slowdown": _slowdown(found, *now.slowdowns.get(place, (1.0, 1.0))),
             "confidence": self.rules.policy.confidence,
             "answers seen": found.seen,
         }
@@ -240,6 +240,14 @@ def rank(fleet: Fleet, features: Features, rules: Rules, now: Situation) -> Rank
     return ranked
 
 
+def _slowdown(found: Estimate, first: float, rest: float) -> float:
+    """How many times as long as alone an answer takes as a whole."""
+    if first == rest == 1.0:
+        return 1.0
+    alone = found.first / first + found.decode / rest
+    return found.work / alone if alone else 1.0
+
+
 def _open(ranked: Ranked, places: tuple[int, ...], now: Situation) -> list[int]:
     """Leaves out what cannot be asked at this moment."""
     fleet = ranked.fleet
@@ -248,7 +256,7 @@ def _open(ranked: Ranked, places: tuple[int, ...], now: Situation) -> list[int]:
         for place in fleet.keyed
         if (variable := fleet.missing_credentials(place)) is not None
     }
-    if not missing and not now.shut:
+    if not missing and not now.shut and not now.full:
         return list(places)
     kept = []
     for place in places:
@@ -256,6 +264,8 @@ def _open(ranked: Ranked, places: tuple[int, ...], now: Situation) -> list[int]:
             ranked.reasons[place] = missing[place]
         elif place in now.shut and ranked.rules.pinned is None:
             ranked.reasons[place] = now.shut[place]
+        elif place in now.full and ranked.rules.pinned is None:
+            ranked.reasons[place] = f"queue: full; there may be room in {now.full[place]:.1f} s"
         else:
             kept.append(place)
     return kept

@@ -19,6 +19,7 @@ _REMEDIES = {
     "max_ttft": _CONSTRAINT,
     "min_quality": _CONSTRAINT,
     "price": "declare price=Price(input=..., output=...), zeros if it is free, or ask for the model by name",
+    "queue": "try again in a moment, or add a model",
     "privacy": "add a local model, or declare private=True on a host that is your own machine",
 }
 

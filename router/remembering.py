@@ -78,6 +78,6 @@ def _sample(one: PastAttempt, worked: float, at: float) -> Sample:
         choices=one.choices,
         ttft=None if ttft is None or ttft <= 0.0 else ttft,
         duration=worked,
-        ahead=one.outstanding or 0,
+        beside=one.outstanding or 0,
         at=at,
     )

@@ -7,6 +7,7 @@ passed in; by the models' names, so that it outlives a change of the fleet.
 
 from __future__ import annotations
 
+import math
 import threading
 
 __all__ = ["Flow", "Ticket", "Traffic"]
@@ -25,15 +26,30 @@ class Ticket:
         work: Seconds that it was predicted to keep its backend busy, once begun.
         ahead: Other attempts that its backend was at work on when it began with this one.
         begun_at: When the backend began with it; None while it waits.
+        passed: The flow's `passed` then.
+        shared: Of `work`, the seconds that others under way make longer ...
+        slow: ... and how many times as long they were taken to become.
     """
 
-    __slots__ = ("ahead", "begun_at", "name", "work")
+    __slots__ = ("ahead", "begun_at", "name", "passed", "shared", "slow", "work")
 
-    def __init__(self, name: str, work: float) -> None:
+    def __init__(self, name: str, work: float, shared: float = 0.0, slow: float = 1.0) -> None:
         self.name = name
         self.work = work
+        self.shared = shared
+        self.slow = slow
         self.ahead = 0
         self.begun_at: float | None = None
+        self.passed = 0.0
+
+    def left(self, now: float, slow: float = 1.0) -> float:
+        """Predicted seconds of work that are not done yet, where answers take `slow` times as long as alone.
+
+        When it was predicted, those that came after it were not there.
+        """
+        work = self.work + self.shared * max(slow / self.slow - 1.0, 0.0)
+        done = 0.0 if self.begun_at is None else max(now - self.begun_at, 0.0)
+        return max(work - done, LEAST_LEFT * work)
 
 
 class Flow:
@@ -42,15 +58,17 @@ class Flow:
     Attributes:
         waiting: Predicted seconds of work of those that have not begun.
         since: When the oldest of an unbroken run of attempts started.
+        passed: Seconds that attempts have been at work, of all together.
     """
 
-    __slots__ = ("_held", "_running", "since", "waiting")
+    __slots__ = ("_held", "_moved_at", "_running", "passed", "since", "waiting")
 
     def __init__(self, now: float) -> None:
         self._running: dict[Ticket, None] = {}
         self._held: set[Ticket] = set()  # those that have not begun
         self.waiting = 0.0
-        self.since = now
+        self.since = self._moved_at = now
+        self.passed = 0.0
 
     @property
     def count(self) -> int:
@@ -64,11 +82,23 @@ class Flow:
 
     def left(self, now: float) -> float:
         """Predicted seconds of work that are not done yet."""
-        left = max(self.waiting, 0.0)
-        for ticket in tuple(self._running):
-            done = now - (now if ticket.begun_at is None else ticket.begun_at)
-            left += max(ticket.work - max(done, 0.0), LEAST_LEFT * ticket.work)
-        return left
+        return sum((ticket.left(now) for ticket in tuple(self._running)), max(self.waiting, 0.0))
+
+    def seat_in(self, slots: int, now: float, slow: float = 1.0) -> float:
+        """Seconds until there is a slot for one more, in turn, at a backend that works on so many at once.
+
+        Whoever waits takes the slot that is free first, for as long as those who wait take on average.
+
+        Args:
+            slots: How many.
+            now: Seconds.
+            slow: How many times as long as alone answers take while all slots are taken.
+        """
+        left = sorted(ticket.left(now, slow) for ticket in tuple(self._running))
+        left = [0.0] * (slots - len(left)) + left
+        held = [ticket.left(now, slow) for ticket in tuple(self._held)]
+        each = sum(held) / len(held) if held else 0.0
+        return left[len(held) % slots] + len(held) // slots * each
 
     def enter(self, ticket: Ticket) -> None:
         """An attempt starts."""
@@ -78,12 +108,27 @@ class Flow:
     def begin(self, ticket: Ticket, now: float) -> None:
         """The backend begins with an attempt. One that is over, or has begun, does not begin."""
         if ticket in self._held:
-            ticket.begun_at, ticket.ahead = now, len(self._running)
+            self._move(now)
+            ticket.begun_at, ticket.ahead, ticket.passed = now, len(self._running), self.passed
             self._running[ticket] = None
             self._let_go(ticket)
 
-    def leave(self, ticket: Ticket) -> None:
+    def company(self, ticket: Ticket, now: float) -> float:
+        """How many others the backend was at work on, on average, since it began with an attempt."""
+        if ticket not in self._running or ticket.begun_at is None:
+            return 0.0
+        self._move(now)
+        seconds = now - ticket.begun_at
+        return max((self.passed - ticket.passed) / seconds - 1.0, 0.0) if seconds > 0.0 else ticket.ahead
+
+    def _move(self, now: float) -> None:
+        if now > self._moved_at:
+            self.passed += (now - self._moved_at) * len(self._running)
+            self._moved_at = now
+
+    def leave(self, ticket: Ticket, now: float) -> None:
         """An attempt is over. One that is not here changes nothing."""
+        self._move(now)
         if ticket in self._held:
             self._let_go(ticket)
         else:
@@ -106,13 +151,14 @@ class Traffic:
         self.flows: dict[str, Flow] = {}
         self._lock = threading.Lock()
 
-    def start(self, name: str, work: float, now: float) -> Ticket:
-        """An attempt starts that is predicted to take `work` seconds once begun."""
+    def start(self, name: str, work: float, now: float, *, shared: float = 0.0, slow: float = 1.0) -> Ticket:
+        """An attempt starts that is predicted to take `work` seconds once begun; see `Ticket`."""
         with self._lock:
             flow = self.flows.get(name)
             if flow is None:
                 flow = self.flows[name] = Flow(now)
-            ticket = Ticket(name, min(max(0.0, work), MOST_WORK))  # in this order a NaN is nothing
+            work = min(max(0.0, work), MOST_WORK)  # in this order a NaN is nothing
+            ticket = Ticket(name, work, min(max(0.0, shared), work), max(slow, 1.0))
             flow.enter(ticket)
             return ticket
 
@@ -123,13 +169,26 @@ class Traffic:
             if flow is not None:
                 flow.begin(ticket, now)
 
-    def end(self, ticket: Ticket) -> None:
-        """An attempt is over. Told twice, or to a router that knows nothing of it, it changes nothing."""
+    def company(self, ticket: Ticket, now: float) -> float:
+        """How many others the backend was at work on, on average, since it began with an attempt.
+
+        What it was at work on when the attempt began tells less: of ten that come at once, the first finds
+        nobody there, and is slowed down as much as the last.
+        """
+        with self._lock:
+            flow = self.flows.get(ticket.name)
+            return 0.0 if flow is None else flow.company(ticket, now)
+
+    def end(self, ticket: Ticket, now: float = -math.inf) -> None:
+        """An attempt is over. Told twice, or to a router that knows nothing of it, it changes nothing.
+
+        `now` may be left out where nobody asks for the company of others.
+        """
         with self._lock:
             flow = self.flows.get(ticket.name)
             if flow is None:
                 return
-            flow.leave(ticket)
+            flow.leave(ticket, now)
             if not flow.count:
                 del self.flows[ticket.name]
 

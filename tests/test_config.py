@@ -87,6 +87,9 @@ def test_a_misspelt_option_is_refused_with_the_nearest_right_name(
         ({"ledger": 5}, "ledger", "5", "path"),
         ({"ledger": ""}, "ledger", "''", "path of a file"),
         ({"keep_text": "no"}, "keep_text", "'no'", "boolean"),
+        ({"local_memory": "lots"}, "local_memory", "'lots'", "byte"),
+        ({"local_memory": True}, "local_memory", "True", "8GiB"),
+        ({"local_memory": 0}, "local_memory", "0", "greater"),
         ({"polcy": {}}, "polcy", "{}", "'policy'"),
     ],
 )
@@ -322,6 +325,7 @@ def test_a_key_in_broken_toml_is_not_shown(tmp_path: Path) -> None:
 EVERYTHING = """
 ledger = "state/router.db"
 keep_text = true
+local_memory = "8GiB"
 
 [policy]
 value_of_time = 0.002
@@ -370,6 +374,8 @@ lora = "weights/lora.gguf"
 isolation = "thread"
 sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
 chat_template = "{{ messages }}"
+idle_ttl = 300
+session_dir = "state/sessions"
 quality = { default = 0.6, support = 0.85 }
 capabilities = ["tools", "json_schema"]
 languages = ["en", "pt-BR"]
@@ -410,6 +416,7 @@ def test_a_file_with_every_key_loads(tmp_path: Path) -> None:
     assert mine.price == Price(input=0.5, output=1.5, cached_input=0.05, per_request=0.001)
     assert small.languages == frozenset({"en", "pt"})
     assert config.keep_text
+    assert config.local_memory == 8 << 30
     assert config.recovery.max_attempts == 4
 
 
@@ -436,6 +443,8 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: py
     assert small.path.resolve() == folder / "weights/small.gguf"
     assert small.lora is not None
     assert small.lora.resolve() == folder / "weights/lora.gguf"
+    assert small.session_dir is not None
+    assert small.session_dir.resolve() == folder / "state/sessions"
 
 
 def test_absolute_paths_and_the_home_folder_stay_what_they_are(

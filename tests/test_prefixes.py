@@ -17,6 +17,7 @@ from router.prefixes import PrefixMemory, Prompt, Shared, cuts, freshness, read_
 from router.prefixes import memory as remembered
 from router.prefixes.cuts import SLICE, places_to_keep, places_to_look
 from router.prefixes.hits import Hits, size_of
+from router.prefixes.traces import room
 from router.tokens import count_request
 
 SENTENCE = "The quick brown fox, jumps over 13 lazy dogs. "
@@ -683,3 +684,89 @@ def test_odd_tools_are_read_without_complaint() -> None:
 
 def test_a_total_that_was_counted_otherwise_is_taken_over() -> None:
     assert read_prompt(chat("hello"), total=1000).total == 1000
+
+
+class TestAnEnginesOwnMemory:
+    """An engine in this process keeps what it computed until it needs room, or leaves memory."""
+
+    def memory(self, kept: float = 4000.0) -> PrefixMemory:
+        return PrefixMemory(lambda _: 1.0, lambda _: kept)
+
+    def test_nothing_fades_with_time(self) -> None:
+        memory, long = self.memory(), prompt(SENTENCE * 100)
+        memory.sent("m", long, 0.0)
+        assert tokens_of(memory.expect(long, 1e6)) == pytest.approx(long.total, rel=0.01)
+
+    def test_what_was_used_longest_ago_makes_room_for_what_came_since(self) -> None:
+        memory, first = self.memory(), prompt("first" + SENTENCE * 100)
+        memory.sent("m", first, 0.0)
+        before = tokens_of(memory.expect(first, 0.0))
+        for turn in range(20):
+            other = prompt(f"{turn}" + SENTENCE * 100)
+            memory.sent("m", other, 1.0)
+        assert before > 1000
+        assert tokens_of(memory.expect(first, 2.0)) == 0.0
+        assert tokens_of(memory.expect(other, 2.0)) > 1000
+
+    def test_a_chat_that_goes_on_takes_only_the_room_of_what_is_new(self) -> None:
+        memory, first = self.memory(), prompt("first" + SENTENCE * 60)
+        memory.sent("m", first, 0.0)
+        texts = ["other" + SENTENCE * 60]
+        for turn in range(40):
+            texts.append(f"turn {turn}")
+            memory.sent("m", prompt(*texts), 1.0)
+        assert tokens_of(memory.expect(first, 2.0)) == pytest.approx(first.total, rel=0.05)
+
+    def test_answers_take_room_too(self) -> None:
+        memory, first, other = self.memory(), prompt("first" + SENTENCE * 100), prompt("other")
+        memory.sent("m", first, 0.0)
+        for _ in range(10):
+            memory.sent("m", other, 1.0)
+            memory.answered("m", other, None, 0, other.total, 1.0, answer_tokens=1000)
+        assert tokens_of(memory.expect(first, 2.0)) == 0.0
+
+    def test_a_prompt_that_is_longer_than_the_memory_is_not_kept(self) -> None:
+        memory, long = self.memory(kept=100.0), prompt(SENTENCE * 100)
+        memory.sent("m", long, 0.0)
+        assert tokens_of(memory.expect(long, 0.0)) == 0.0
+
+    def test_when_the_model_leaves_memory_all_is_gone_and_what_was_learned_stays(self) -> None:
+        memory, long = self.memory(), prompt(SENTENCE * 100)
+        memory.sent("m", long, 0.0)
+        memory.sent("other", long, 0.0)
+        for _ in range(20):
+            memory.sent("m", long, 0.0)
+            memory.answered("m", long, None, long.total // 2, long.total, 0.0)
+        learned = hit_share(memory, size_of(long.total))
+        memory.emptied("m")
+        memory.emptied("m")
+        assert set(memory.expect(long, 1.0)) == {"other"}
+        memory.sent("m", long, 2.0)
+        assert learned < 0.6
+        assert memory.expect(long, 2.0)["m"].share == pytest.approx(learned, rel=0.1)
+
+    def test_a_model_that_was_sent_nothing_may_leave(self) -> None:
+        memory = self.memory()
+        memory.emptied("m")
+        assert len(memory) == 0
+
+    def test_an_engine_that_keeps_nothing_teaches_that_within_a_few_answers(self) -> None:
+        """Recurrent models cannot share beginnings."""
+        memory, long = self.memory(), prompt(SENTENCE * 100)
+        for _ in range(4):
+            memory.sent("m", long, 0.0)
+            memory.answered("m", long, None, 0, long.total, 0.0)
+        assert memory.expect(long, 1.0)["m"].share < 0.2
+
+    @given(
+        tokens=st.floats(0.0, 1e9),
+        since=st.floats(0.0, 1e9),
+        more=st.floats(0.0, 1e9),
+        kept=st.floats(0.0, 1e9),
+    )
+    def test_room_is_a_share_that_never_rises(
+        self, tokens: float, since: float, more: float, kept: float
+    ) -> None:
+        before, after = room(tokens, since, kept), room(tokens, since + more, kept)
+        assert 0.0 <= after <= before <= 1.0
+        assert kept == 0.0 or tokens + since > kept or before == 1.0

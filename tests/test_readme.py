@@ -53,7 +53,7 @@ def test_the_example_configuration_has_every_key_and_loads(
     data = tomllib.loads(text)
     shown: dict[type[BaseModel], set[str]] = {
         RouterConfig: set(data),
-        LocalModel: {"lora", "sha256", "chat_template", *data["models"][0]},
+        LocalModel: {"lora", "sha256", "chat_template", "session_dir", *data["models"][0]},
         HostedModel: {"api_key", *data["models"][1], *data["models"][2]},
         Policy: {"utility", *data["policy"]},
         Recovery: set(data["recovery"]),

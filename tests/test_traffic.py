@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from router.traffic import LEAST_LEFT, MOST_WORK, Ticket, Traffic
+from router.traffic import LEAST_LEFT, MOST_WORK, Flow, Ticket, Traffic
 
 
 class TestCounts:
@@ -170,6 +170,111 @@ class TestWorkLeft:
             traffic.end(ticket)
         traffic.begin(kept, 0.0)
         assert traffic.flows["a"].waiting == 0.0
+
+
+class TestCompany:
+    def test_of_two_that_come_together_each_has_the_other(self) -> None:
+        traffic = Traffic()
+        first, second = (traffic.start("a", 1.0, 0.0) for _ in range(2))
+        traffic.begin(first, 0.0)
+        traffic.begin(second, 0.0)
+        assert (first.ahead, second.ahead) == (0, 1)
+        assert traffic.company(first, 5.0) == traffic.company(second, 5.0) == pytest.approx(1.0)
+
+    def test_it_is_an_average_over_the_time_at_work(self) -> None:
+        traffic = Traffic()
+        long, short = traffic.start("a", 1.0, 0.0), traffic.start("a", 1.0, 0.0)
+        traffic.begin(long, 0.0)
+        traffic.begin(short, 4.0)
+        traffic.end(short, 6.0)
+        assert traffic.company(long, 10.0) == pytest.approx(0.2)
+
+    def test_who_waits_is_no_company(self) -> None:
+        traffic = Traffic()
+        running = traffic.start("a", 1.0, 0.0)
+        waiting = traffic.start("a", 1.0, 0.0)
+        traffic.begin(running, 0.0)
+        assert traffic.company(running, 5.0) == 0.0
+        assert traffic.company(waiting, 5.0) == 0.0
+
+    def test_in_its_first_moment_it_is_who_was_there(self) -> None:
+        traffic = Traffic()
+        tickets = [traffic.start("a", 1.0, 0.0) for _ in range(3)]
+        for ticket in tickets:
+            traffic.begin(ticket, 1.0)
+        assert [traffic.company(ticket, 1.0) for ticket in tickets] == [0, 1, 2]
+
+    def test_one_that_is_over_or_unknown_has_none(self) -> None:
+        traffic = Traffic()
+        ticket = traffic.start("a", 1.0, 0.0)
+        traffic.begin(ticket, 0.0)
+        traffic.end(ticket, 1.0)
+        assert traffic.company(ticket, 2.0) == 0.0
+
+    @given(
+        st.lists(st.tuples(st.floats(0.0, 10.0), st.floats(0.001, 10.0)), min_size=1, max_size=8),
+    )
+    def test_it_is_never_more_than_there_were_others(self, spans: list[tuple[float, float]]) -> None:
+        traffic = Traffic()
+        events = sorted(
+            [(begun, 0, place) for place, (begun, _) in enumerate(spans)]
+            + [(begun + lasts, 1, place) for place, (begun, lasts) in enumerate(spans)]
+        )
+        tickets = [traffic.start("a", 1.0, 0.0) for _ in spans]
+        for now, ends, place in events:
+            if not ends:
+                traffic.begin(tickets[place], now)
+                continue
+            begun, lasts = spans[place]
+            shared = sum(
+                max(min(begun + lasts, other + more) - max(begun, other), 0.0)
+                for number, (other, more) in enumerate(spans)
+                if number != place
+            )
+            assert traffic.company(tickets[place], now) == pytest.approx(shared / lasts, abs=1e-6)
+            traffic.end(tickets[place], now)
+
+
+class TestSeats:
+    def flow(self, *begun: float, waiting: int = 0) -> Flow:
+        """Attempts of 10 s that began so many seconds ago, and others that wait."""
+        traffic = Traffic()
+        for ago in begun:
+            traffic.begin(traffic.start("a", 10.0, 0.0), -ago)
+        for _ in range(waiting):
+            traffic.start("a", 10.0, 0.0)
+        return traffic.flows["a"]
+
+    def test_the_first_that_ends_makes_room(self) -> None:
+        assert self.flow(1.0, 7.0, 4.0).seat_in(3, 0.0) == 3.0
+
+    def test_who_waits_already_comes_first(self) -> None:
+        assert self.flow(1.0, 7.0, 4.0, waiting=1).seat_in(3, 0.0) == 6.0
+        assert self.flow(1.0, 7.0, 4.0, waiting=3).seat_in(3, 0.0) == 13.0
+
+    def test_nobody_waits_where_there_are_slots(self) -> None:
+        assert self.flow(1.0).seat_in(2, 0.0) == 0.0
+        assert self.flow(waiting=1).seat_in(2, 0.0) == 0.0, "the model is being loaded"
+
+    def test_who_came_before_is_slowed_down_by_those_who_came_after(self) -> None:
+        """When the first of many was predicted, it was alone."""
+        traffic = Traffic()
+        for _ in range(2):
+            traffic.begin(traffic.start("a", 10.0, 0.0, shared=8.0, slow=2.0), 0.0)
+        flow = traffic.flows["a"]
+        assert flow.seat_in(2, 1.0, 4.0) == 10.0 + 8.0 - 1.0
+        assert flow.seat_in(2, 1.0, 2.0) == 9.0
+        assert flow.seat_in(2, 1.0, 1.5) == 9.0, "what was feared is not taken back: it may come yet"
+        traffic.start("a", 10.0, 0.0, shared=8.0, slow=2.0)
+        assert flow.seat_in(1, 0.0, 4.0) >= 18.0
+
+    @given(st.lists(st.floats(0.0, 20.0), max_size=12), st.integers(0, 40), st.integers(1, 8))
+    def test_one_more_in_the_queue_never_shortens_it(
+        self, begun: list[float], waiting: int, slots: int
+    ) -> None:
+        flow = self.flow(*begun[:slots], waiting=waiting + 1)
+        before = self.flow(*begun[:slots], waiting=waiting).seat_in(slots, 0.0) if begun or waiting else 0.0
+        assert 0.0 <= before <= flow.seat_in(slots, 0.0)
 
 
 def churn(traffic: Traffic, seed: int) -> None:

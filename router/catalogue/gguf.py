@@ -15,8 +15,9 @@ import stat
 import struct
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeGuard
 
 from router.catalogue.ggml import FILE_TYPES, TENSOR_TYPES
 from router.catalogue.header import MOST_STRING_BYTES, GGUFError, HeaderReader
@@ -31,6 +32,7 @@ MOST_NAME_BYTES = 65_535
 MOST_DEPTH = 4  # of arrays in arrays
 MOST_DIMENSIONS = 8
 MOST_CONTEXT = 1 << 31
+MOST_PARTS = 1 << 16
 
 _KEPT_STRINGS = frozenset(
     ("general.architecture", "general.name", "general.license", "tokenizer.chat_template", "general.basename")
@@ -49,10 +51,11 @@ _SCALARS = {
     11: struct.Struct("<q"),
     12: struct.Struct("<d"),
 }
+_WHOLE = _SCALARS.keys() - {6, 12}
 _U32 = _SCALARS[4]
 _U64 = _SCALARS[10]
 
-Value = str | int | float | bool | tuple[str, ...]
+Value = str | int | float | bool | tuple[str, ...] | tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +77,10 @@ class GGUFFile:
         chat_template: Its Jinja template. Not to be trusted.
         licence: As the file says.
         languages: ISO 639-1 codes; None if the file does not say.
+        tensor_bytes: Bytes of what follows the header: the tensors that are in this file.
+        parts: Files that the model is split into.
+        shape: The architecture's own whole numbers, by their key without the architecture's name
+            (`attention.head_count_kv`, ...); several where each layer has its own.
     """
 
     version: int
@@ -90,6 +97,9 @@ class GGUFFile:
     chat_template: str | None = None
     licence: str | None = None
     languages: tuple[str, ...] | None = None
+    tensor_bytes: int = 0
+    parts: int = 1
+    shape: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
 
 
 def read_gguf(path: str | os.PathLike[str]) -> GGUFFile:
@@ -132,7 +142,10 @@ def _read(reader: HeaderReader) -> GGUFFile:
         vocabulary=_whole(values, "tokenizer.ggml.tokens", MOST_ELEMENTS),
         chat_template=_text(values, "tokenizer.chat_template"),
         licence=_text(values, "general.license"),
-        languages=languages if isinstance(languages, tuple) and languages else None,
+        languages=languages if _are_texts(languages) and languages else None,
+        tensor_bytes=max(0, reader.size - reader.place),
+        parts=_whole(values, "split.count", MOST_PARTS) or 1,
+        shape=_shape(values, f"{architecture}."),
     )
 
 
@@ -164,8 +177,9 @@ def _value(reader: HeaderReader, key: str, values: dict[str, Value]) -> None:
         else:
             reader.skip_text()
     elif kind == _ARRAY:
-        kept = _array(reader, depth=1, keep=key == "general.languages")
-        if key in ("general.languages", "tokenizer.ggml.tokens"):
+        vocabulary = key.startswith("tokenizer.")
+        kept = _array(reader, depth=1, keep=not vocabulary)
+        if not vocabulary or key == "tokenizer.ggml.tokens":
             values[key] = kept
     elif kind in _SCALARS:
         form = _SCALARS[kind]
@@ -174,8 +188,10 @@ def _value(reader: HeaderReader, key: str, values: dict[str, Value]) -> None:
         raise GGUFError(f"a value of the unknown kind {kind}")
 
 
-def _array(reader: HeaderReader, *, depth: int, keep: bool = False) -> tuple[str, ...] | int:
-    """Goes past an array; gives its length, or its strings if they are to be kept."""
+def _array(
+    reader: HeaderReader, *, depth: int, keep: bool = False
+) -> tuple[str, ...] | tuple[int, ...] | int:
+    """Goes past an array; gives its length, or its strings or whole numbers if they are to be kept."""
     if depth > MOST_DEPTH:
         raise GGUFError(f"arrays in arrays deeper than {MOST_DEPTH}")
     kind = reader.number(_U32)
@@ -190,6 +206,9 @@ def _array(reader: HeaderReader, *, depth: int, keep: bool = False) -> tuple[str
     elif kind == _ARRAY:
         for _ in range(count):
             _array(reader, depth=depth + 1)
+    elif kind in _WHOLE and keep and count <= MOST_KEYS:
+        form = _SCALARS[kind]
+        return tuple(int(form.unpack(reader.take(form.size))[0]) for _ in range(count))
     elif kind in _SCALARS:
         reader.skip(count * _SCALARS[kind].size)
     else:
@@ -227,6 +246,23 @@ def _whole(values: Mapping[str, Value], key: str, most: int) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
         raise GGUFError(f"{key} = {value!r}: not to be believed")
     return value or None
+
+
+def _are_texts(value: Value | None) -> TypeGuard[tuple[str, ...]]:
+    return isinstance(value, tuple) and all(isinstance(one, str) for one in value)
+
+
+def _shape(values: Mapping[str, Value], prefix: str) -> dict[str, int | tuple[int, ...]]:
+    """The architecture's whole numbers; what is not to be believed is left out."""
+    found: dict[str, int | tuple[int, ...]] = {}
+    for key, value in values.items():
+        if not key.startswith(prefix):
+            continue
+        numbers = value if isinstance(value, tuple) else (value,)
+        whole = tuple(int(one) for one in numbers if isinstance(one, int) and 0 <= one <= MOST_CONTEXT)
+        if len(whole) == len(numbers):
+            found[key.removeprefix(prefix)] = whole if isinstance(value, tuple) else whole[0]
+    return found
 
 
 def _quantisation(values: Mapping[str, Value], commonest: int | None) -> str | None:

@@ -40,6 +40,11 @@ class HeaderReader:
         self._start = 0  # of the buffer, in the file
         self._position = 0  # in the buffer
 
+    @property
+    def place(self) -> int:
+        """Bytes that were read or gone past."""
+        return self._start + self._position
+
     def take(self, count: int) -> bytes:
         """The next bytes."""
         end = self._position + count

@@ -31,9 +31,16 @@ LOCAL_CAPABILITIES = frozenset(
         "seed",
         "penalties",
         "logit_bias",
+        "logprobs",
     )
 )
 """What the local adapter can do with any model: a grammar forces the shape of the answer."""
+
+#: What is in the chat template of a model that thinks: the end of its thoughts, or a switch.
+_SIGNS_OF_THOUGHT = (
+    *("</think>", "[/THINK]", "</seed:think>", "<channel|>"),
+    *("enable_thinking", "reasoning_effort", "<|channel|>"),
+)
 
 # Assumptions about a machine that nothing was measured on yet; the first answers replace them. Decoding reads
 # all weights once a token, so memory bandwidth bounds it. One anchor: SmolLM2-135M Q4_1, 98 MB, decodes 75 to
@@ -46,6 +53,8 @@ _FASTEST_DECODE = 200.0
 _PREFILL_GAIN = 4.0
 _LOAD_BYTES_PER_SECOND = 1e9
 _LOAD_SECONDS = 0.2
+#: What the engine's memory holds beside one window, unless that took too much memory.
+_EXTRA_TOKENS = 8192
 #: What a file that cannot be read is taken for: small, so that the attempt is made and says what is wrong.
 _UNKNOWN_BYTES = 100_000_000
 
@@ -63,13 +72,14 @@ def local_profile(model: LocalModel) -> Profile:
     except GGUFError as error:
         file, trouble = None, str(error)
     trained = file.context_length if file else None
+    window = model.n_ctx or (min(trained, MOST_CONTEXT) if trained else None)
     licence = file.licence if file else None
     languages = frozenset(file.languages) if file and file.languages else None
     return Profile(
         price=None,
         usd_per_hour=model.usd_per_hour,
-        context_window=model.n_ctx or (min(trained, MOST_CONTEXT) if trained else None),
-        capabilities=with_assumed(model.capabilities) or LOCAL_CAPABILITIES,
+        context_window=window,
+        capabilities=with_assumed(model.capabilities) or _capabilities(model, file),
         languages=languages if model.languages is None else model.languages,
         private=True,
         local=True,
@@ -77,8 +87,16 @@ def local_profile(model: LocalModel) -> Profile:
         quality=model.quality_table,
         speed=_speed(file.size_bytes if file else _UNKNOWN_BYTES),
         unavailable=_missing_engine(),
+        kept_tokens=window and window + min((model.max_parallel - 1) * window, _EXTRA_TOKENS),
         notes={"file": f"cannot be read: {trouble}"} if file is None else _notes(file),
     )
+
+
+def _capabilities(model: LocalModel, file: GGUFFile | None) -> frozenset[str]:
+    """Any model's, and `reasoning_effort` if this one can be told how much to think."""
+    template = model.chat_template or (file.chat_template if file else None) or ""
+    thinks = any(sign in template for sign in _SIGNS_OF_THOUGHT)
+    return LOCAL_CAPABILITIES | {"reasoning_effort"} if thinks else LOCAL_CAPABILITIES
 
 
 def _missing_engine() -> str | None:

@@ -8,7 +8,9 @@
     pace       how fast a model is, how far answers scatter, when it has changed
     regression what each answer tells of that: to the first token, per prompt token, per output token
     spells     how often a model fails
-    response   how much slower it gets under this router's own load
+    company    what this router's own load does to it, told apart from its own speed
+    response   the slow-down as a line through what was seen
+    sample     what one answer showed
     lognormal  the formulas of the distribution that all of it rests on
 
 Nothing here has a clock, does I/O or knows of money.

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from router.learning.company import Company
 from router.learning.forecasts import Forecasts
 from router.learning.lengths import EXPECTED_OUTPUT_TOKENS
 from router.learning.lognormal import capped, capped_spread, sum_quantile
 from router.learning.pace import LONGEST, Z95, Observed, Pace, speeds_of
-from router.learning.response import HOSTED_SLOPE, LOCAL_SLOPE, Response
+from router.learning.sample import Sample
 from router.learning.spells import Failures
 from router.profile import HOSTED_SPEED, Profile
 
@@ -35,37 +35,7 @@ FRAME_TOKENS = 100.0
 SWEEP = 4
 #: A model that nothing was learned of. How it is doubted does not depend on its profile.
 _UNTOUCHED = Pace(HOSTED_SPEED, steady=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """What one finished attempt showed.
-
-    Attributes:
-        task: The request's task.
-        counted_tokens: Prompt tokens by our count.
-        prompt_tokens: As reported; None if the backend reported none.
-        cached_tokens: Of these, found cached.
-        completion_tokens: As reported, of all choices; None if the backend reported none.
-        max_tokens: What would have cut one choice off.
-        choices: Answers asked for.
-        ttft: Seconds to the first token without loading and queue; None for an answer in one piece.
-        duration: Seconds to the end without loading and queue.
-        ahead: Other calls of this router that the model had under way when it began.
-        at: When it ended, in seconds on the router's clock.
-    """
-
-    task: str | None
-    counted_tokens: int
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    ttft: float | None
-    duration: float
-    cached_tokens: int = 0
-    max_tokens: int | None = None
-    choices: int = 1
-    ahead: int = 0
-    at: float = 0.0
+_HOSTED, _LOCAL = Company(local=False), Company(local=True)
 
 
 class Columns:
@@ -92,8 +62,8 @@ class Columns:
     _LISTS = ("ratio", "frame", "base", "per_in", "per_out", "spread", "first_spread", "tail", "first_tail",
               "failing", "lost", "load", "samples", "service")  # fmt: skip
 
-    __slots__ = (*_LISTS, "forecasts", "_failures", "_first_responses", "_paces", "_responses", "_seen",
-                 "_sweep", "_profiles")  # fmt: skip
+    __slots__ = (*_LISTS, "forecasts", "_companies", "_failures", "_paces", "_seen", "_sweep",
+                 "_profiles")  # fmt: skip
 
     def __init__(self, profiles: Sequence[Profile]) -> None:
         speeds = [speeds_of(profile.speed) for profile in profiles]
@@ -115,8 +85,7 @@ class Columns:
         self.service = [speed.total(0.0, EXPECTED_OUTPUT_TOKENS) for speed in speeds]
         self.forecasts = Forecasts(models)
         self._paces: dict[int, Pace] = {}
-        self._responses: dict[int, Response] = {}
-        self._first_responses: dict[int, Response] = {}
+        self._companies: dict[int, Company] = {}
         self._failures: dict[int, Failures] = {}
         self._seen: list[int] = []  # places that something was learned of
         self._sweep = 0
@@ -128,7 +97,7 @@ class Columns:
         """
         for name in self._LISTS:
             getattr(self, name)[place] = getattr(other, name)[other_place]
-        for name in ("_paces", "_responses", "_first_responses", "_failures"):
+        for name in ("_paces", "_companies", "_failures"):
             held = getattr(other, name).get(other_place)
             if held is not None:
                 getattr(self, name)[place] = copy.deepcopy(held)
@@ -136,18 +105,12 @@ class Columns:
             self._seen.append(place)
         self.forecasts.carry_over(place, other.forecasts, other_place)
 
-    def slowdown(self, place: int, calls: int) -> tuple[float, float]:
-        """How many times as long a model takes with other calls under way: to the first token, and in all."""
-        response = self._responses.get(place)
-        if response is None:
-            factor = 1.0 + self._assumed_slope(place) * calls
-            return factor, factor
-        factor = response.at(calls)
-        first = self._first_responses.get(place)
-        return (factor if first is None else first.at(calls)), factor
-
-    def _assumed_slope(self, place: int) -> float:
-        return LOCAL_SLOPE if self._profiles[place].local else HOSTED_SLOPE
+    def slowdown(self, place: int, calls: float) -> tuple[float, float]:
+        """How many times as long a model takes with others under way: to the first token, and after it."""
+        company = self._companies.get(place)
+        if company is None:  # nothing was seen of it
+            company = _LOCAL if self._profiles[place].local else _HOSTED
+        return company.slowdown(calls)
 
     def doubt(self, place: int, now: float) -> float:
         """How uncertain a model's mean latency is: the standard deviation of its logarithm."""
@@ -214,9 +177,10 @@ class Columns:
         """An attempt was given up when it had lasted so long: its answer would have taken longer yet."""
         tokens_in = self.frame[place] + sample.counted_tokens * self.ratio[place]
         expected = self.forecast(place, sample.task, tokens_in, sample.max_tokens)
-        _, factor = self.slowdown(place, sample.ahead)
-        predicted = self.base[place] + tokens_in * self.per_in[place] + expected[0] * self.per_out[place]
-        if sample.duration > predicted * factor:
+        first = self.base[place] + tokens_in * self.per_in[place]
+        rest = expected[0] * self.per_out[place]
+        slow_first, slow = sample.slowed_by(lambda calls: self.slowdown(place, calls))
+        if sample.duration > first * slow_first + rest * slow:
             self._note(place)
             self._learn_pace(place, sample, tokens_in, expected[0], expected, finished=False)
 
@@ -265,11 +229,10 @@ class Columns:
         if pace is None:
             profile = self._profiles[place]
             pace = self._paces.setdefault(place, Pace(profile.speed, steady=profile.local))
-        slow_first, slow = self.slowdown(place, sample.ahead)
-        total = max(0.0, sample.duration) / slow
-        ttft = None if sample.ttft is None else min(max(0.0, sample.ttft) / slow_first, total)
         speeds = pace.speeds
-        first = speeds.first(tokens_in)
+        first, rest = speeds.first(tokens_in), tokens_out * speeds.per_out
+        company = self._companies.setdefault(place, Company(local=self._profiles[place].local))
+        ttft, total = company.alone(sample, first, rest)
         allowed = sum_quantile(
             ((first, 0.0), (expected[0] * speeds.per_out, expected[1])),
             pace.spread(),
@@ -278,18 +241,9 @@ class Columns:
         first_allowed = sum_quantile(((first, 0.0),), pace.first_spread(), Z95 * pace.first_tail)
         if finished or total > allowed:  # else nobody knows whether it would have been kept
             pace.correct(total, allowed, ttft, first_allowed)
-        if sample.ahead:
-            self._learn_response(place, sample, first, first + tokens_out * speeds.per_out)
+        company.learn(sample, first, rest)
         pace.learn(Observed(tokens_in, tokens_out, ttft, total), sample.at)
         self._show_pace(place, pace)
-
-    def _learn_response(self, place: int, sample: Sample, first: float, total: float) -> None:
-        slope = self._assumed_slope(place)
-        response = self._responses.setdefault(place, Response(slope))
-        response.learn(sample.ahead, sample.duration / max(total, 1e-9))
-        if sample.ttft is not None:
-            response = self._first_responses.setdefault(place, Response(slope))
-            response.learn(sample.ahead, sample.ttft / max(first, 1e-9))
 
     def _show_pace(self, place: int, pace: Pace) -> None:
         self.base[place], self.per_in[place], self.per_out[place] = pace.speeds

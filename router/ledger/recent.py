@@ -65,7 +65,7 @@ class PastAttempt:
         ttft: Seconds from its start to its first visible token; None if there was none.
         duration: Seconds it took; of a cancelled one: it would have taken longer.
         waited: Seconds from its start until the backend began to work on it.
-        outstanding: The router's other calls of this model that the backend was at work on when it began.
+        outstanding: The router's other calls of this model that the backend was at work on meanwhile.
         prompt_tokens: As `cost_source` says: reported by the backend, or estimated by us.
         completion_tokens: Likewise.
         cached_tokens: Likewise; a part of the prompt tokens.

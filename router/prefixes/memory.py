@@ -15,26 +15,20 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 from router.prefixes.cuts import Prompt, places_to_keep, places_to_look
 from router.prefixes.hits import Hits, size_of
+from router.prefixes.traces import Known, Trace, freshness, room, seen_share, witness
 
-__all__ = ["PrefixMemory", "Shared", "freshness"]
+__all__ = ["PrefixMemory", "Shared"]
 
 #: Cuts that are remembered at most, of all models together. The least recently sent go first.
 MOST_CUTS = 4096
 
-#: "Prompt caching", OpenAI: cached prefixes stay for 5 to 10 minutes without use, and for an hour at most;
-#: Azure says the same. Assumption: they stay for 5 minutes, and what is left halves every 5 minutes. Some
-#: hosts keep them longer (DeepSeek on disk, OpenAI's newer models for a day); that is not counted on.
-FULL_SECONDS = 300.0
-HALVING_SECONDS = 300.0
-GONE_SECONDS = 3600.0
 #: What was seen of a beginning itself counts so much, and what its model does on average the rest.
 OWN = 2 / 3
-#: How much the newest answer to a beginning counts against the earlier ones.
-NEWEST = 0.5
 
 
 class Shared(NamedTuple):
@@ -50,36 +44,7 @@ class Shared(NamedTuple):
     tokens: float
 
 
-class _Trace:
-    """What is known of one model at one cut.
-
-    Attributes:
-        at: When it was sent this beginning last, in seconds.
-        hit: The part of this beginning that was cached then; None if nothing was seen of it.
-        size: `size_of` the tokens that `hit` was seen of.
-        shared: Of a prompt's last cut: the tokens that were known when the prompt was sent, and ...
-        credit: ... their freshness then.
-    """
-
-    __slots__ = ("at", "credit", "hit", "shared", "size")
-
-    def __init__(self, at: float) -> None:
-        self.at = at
-        self.hit: float | None = None
-        self.size = 0
-        self.shared = 0
-        self.credit = 0.0
-
-
-class _Known(NamedTuple):
-    """The beginning of a prompt that a model is known to have been sent."""
-
-    tokens: int
-    credit: float
-    trace: _Trace
-
-
-_NOBODY: Mapping[str, _Trace] = {}
+_NOBODY: Mapping[str, Trace] = {}
 
 
 class PrefixMemory:
@@ -89,13 +54,20 @@ class PrefixMemory:
         prior: By a model's name, the part (0..1) of a known beginning that it is believed to have cached
             before anything was seen of it: 0.5 where the host's price list has a cached price, say, and 0 for
             an engine without a cache. Called under the lock: it must not call back.
+        kept: By a model's name, the tokens that it keeps until it needs room for others, as an engine in this
+            process does; None: it keeps them for some time, as hosts do. Called as `prior`.
     """
 
-    def __init__(self, prior: Callable[[str], float]) -> None:
+    def __init__(
+        self, prior: Callable[[str], float], kept: Callable[[str], float | None] = lambda _name: None
+    ) -> None:
         self._prior = prior
+        self._kept = kept
+        self._passed: dict[str, float] = {}  # tokens that a model which keeps some was seen to compute
+        self._empty: set[str] = set()  # models that nothing is known to be kept of
         # A cut is never older than one that goes on from it (`_put_down` touches a prompt's first cut last):
         # where the first cut of a prompt is unknown, all of it is.
-        self._cuts: OrderedDict[int, dict[str, _Trace]] = OrderedDict()
+        self._cuts: OrderedDict[int, dict[str, Trace]] = OrderedDict()
         self._hits: dict[str, Hits] = {}
         self._lock = threading.Lock()
 
@@ -125,6 +97,7 @@ class PrefixMemory:
             return
         kept = places_to_keep(prompt.tokens)
         with self._lock:
+            self._empty.discard(model)
             self._hits.setdefault(model, Hits())
             self._put_down(model, prompt, kept, now)
             while len(self._cuts) > MOST_CUTS:
@@ -138,6 +111,8 @@ class PrefixMemory:
         cached_tokens: int,
         prompt_tokens: int | None,
         now: float,
+        *,
+        answer_tokens: int = 0,
     ) -> None:
         """An attempt was answered, and its usage says how much was cached.
 
@@ -148,18 +123,20 @@ class PrefixMemory:
             cached_tokens: Prompt tokens that the backend had cached, by its own count.
             prompt_tokens: All prompt tokens, by its own count; None, for unknown, teaches nothing.
             now: Seconds.
+            answer_tokens: Tokens of its answer, which take room where prompts are kept.
         """
         with self._lock:
             hits = self._hits.get(model)
             if hits is None or not prompt.cuts:
                 return
+            self._compute(model, answer_tokens)
             last = self._cuts.get(prompt.cuts[-1], _NOBODY).get(model)
             credit = 1.0
             if last is not None:
-                last.at = now
+                last.at, last.passed = now, self._passed.get(model, 0.0)
                 shared_tokens = last.shared if shared_tokens is None else shared_tokens
                 credit = last.credit if last.shared else credit
-            seen = _seen(prompt, shared_tokens, cached_tokens, prompt_tokens)
+            seen = seen_share(prompt, shared_tokens, cached_tokens, prompt_tokens)
             if seen is None or shared_tokens is None:
                 return
             size = size_of(shared_tokens)
@@ -168,26 +145,38 @@ class PrefixMemory:
             began = self._cuts.get(prompt.cuts[place], _NOBODY).get(model) if place >= 0 else None
             for trace in {began, last}:
                 if trace is not None:
-                    _witness(trace, size, seen, credit, average)
+                    witness(trace, size, seen, credit, average)
 
     def forget(self, models: set[str]) -> None:
         """Drops what is known of models that were removed or declared anew."""
         with self._lock:
             for model in models:
                 self._hits.pop(model, None)
-            for cut, traces in list(self._cuts.items()):
-                for model in models:
-                    traces.pop(model, None)
-                if not traces:
-                    del self._cuts[cut]
+                self._passed.pop(model, None)
+            self._drop(models)
+
+    def emptied(self, model: str) -> None:
+        """A model left memory: of what it was sent nothing is cached any more. How well it caches is kept."""
+        if model in self._empty:
+            return
+        with self._lock:
+            self._empty.add(model)
+            self._drop({model})
+
+    def _drop(self, models: set[str]) -> None:
+        for cut, traces in list(self._cuts.items()):
+            for model in models:
+                traces.pop(model, None)
+            if not traces:
+                del self._cuts[cut]
 
     def after_fork(self) -> None:
         """In a child process: a lock that another thread may have held is made anew."""
         self._lock = threading.Lock()
 
-    def _known(self, prompt: Prompt, now: float) -> dict[str, _Known]:
+    def _known(self, prompt: Prompt, now: float) -> dict[str, Known]:
         """By model, the beginning that most is left of: the longest, unless a shorter one is much fresher."""
-        found: dict[str, _Known] = {}
+        found: dict[str, Known] = {}
         settled: set[str] = set()  # nothing shorter can be better
         cuts, remembered = prompt.cuts, self._cuts
         for place in places_to_look(prompt.tokens):
@@ -197,10 +186,11 @@ class PrefixMemory:
             for model, trace in traces.items():
                 if model in settled:
                     continue
-                tokens, credit = prompt.tokens[place], freshness(now - trace.at)
+                tokens = prompt.tokens[place]
+                credit = self._credit(model, trace, tokens, now)
                 known = found.get(model)
                 if known is None or tokens * credit > known.tokens * known.credit:
-                    found[model] = _Known(tokens, credit, trace)
+                    found[model] = Known(tokens, credit, trace)
                 if credit == 1.0:
                     settled.add(model)
             if len(settled) == len(self._hits):
@@ -209,8 +199,9 @@ class PrefixMemory:
 
     def _put_down(self, model: str, prompt: Prompt, kept: set[int], now: float) -> None:
         """Remembers the cuts in `kept` and renews those known before, from the longest to the first."""
-        known: _Known | None = None
-        new: list[_Trace] = []
+        known: Known | None = None
+        new: list[Trace] = []
+        old: list[Trace] = []
         for place in places_to_look(prompt.tokens):
             cut = prompt.cuts[place]
             traces = self._cuts.get(cut)
@@ -222,13 +213,18 @@ class PrefixMemory:
                 self._cuts.move_to_end(cut)
             trace = traces.get(model)
             if trace is None:
-                traces[model] = trace = _Trace(now)
+                traces[model] = trace = Trace(now)
                 new.append(trace)
                 continue
-            tokens, credit = prompt.tokens[place], freshness(now - trace.at)
+            tokens = prompt.tokens[place]
+            credit = self._credit(model, trace, tokens, now)
             if tokens * credit > (known.tokens * known.credit if known else 0.0):
-                known = _Known(tokens, credit, trace)
-            trace.at = now
+                known = Known(tokens, credit, trace)
+            old.append(trace)
+        self._compute(model, prompt.total - (known.tokens * known.credit if known else 0.0))
+        passed = self._passed.get(model, 0.0)
+        for trace in chain(old, new):
+            trace.at, trace.passed = now, passed
         last = self._cuts[prompt.cuts[-1]][model]
         last.shared, last.credit = 0, 0.0
         if known is not None:
@@ -236,7 +232,19 @@ class PrefixMemory:
             for trace in new:
                 trace.hit, trace.size = known.trace.hit, known.trace.size
 
-    def _hit(self, model: str, tokens: float, trace: _Trace) -> float:
+    def _compute(self, model: str, tokens: float) -> None:
+        """A model computes so many tokens, for which an engine of ours gives others up."""
+        if self._kept(model) is not None:
+            self._passed[model] = self._passed.get(model, 0.0) + tokens
+
+    def _credit(self, model: str, trace: Trace, tokens: float, now: float) -> float:
+        """What is left, 0..1, of a beginning of so many tokens."""
+        kept = self._kept(model)
+        if kept is None:
+            return freshness(now - trace.at)
+        return room(tokens, self._passed.get(model, 0.0) - trace.passed, kept)
+
+    def _hit(self, model: str, tokens: float, trace: Trace) -> float:
         """The part of a fresh beginning of so many tokens that is expected to be cached."""
         size = size_of(tokens)
         average = self._hits[model].share(size, self._believed(model))
@@ -249,30 +257,3 @@ class PrefixMemory:
     def _believed(self, model: str) -> float:
         prior = self._prior(model)
         return min(max(prior, 0.0), 1.0) if math.isfinite(prior) else 0.0
-
-
-def freshness(age: float) -> float:
-    """What is left, 0..1, of a beginning that was sent `age` seconds ago (below 0: the clock jumped)."""
-    if age <= FULL_SECONDS:
-        return 1.0
-    return 0.5 ** ((age - FULL_SECONDS) / HALVING_SECONDS) if age < GONE_SECONDS else 0.0
-
-
-def _seen(
-    prompt: Prompt, shared_tokens: float | None, cached_tokens: float, prompt_tokens: float | None
-) -> float | None:
-    """The part (0..1) of the shared tokens that was cached, in shares of either count; None if unknown."""
-    if not shared_tokens or not prompt_tokens or not 0.0 < shared_tokens < math.inf or prompt_tokens < 0:
-        return None
-    cached = min(max(cached_tokens, 0), prompt_tokens) / prompt_tokens
-    seen = cached * prompt.total / shared_tokens
-    return min(seen, 1.0) if math.isfinite(seen) else None
-
-
-def _witness(trace: _Trace, size: int, seen: float, credit: float, average: float) -> None:
-    """Remembers at a cut what was seen of it; what was seen of another size begins anew."""
-    if trace.hit is None or trace.size != size:
-        trace.hit = average + (seen - average) * credit
-    else:
-        trace.hit += (seen - trace.hit) * credit * NEWEST
-    trace.size = size

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from router.attempts import Action, AttemptMachine, Cancel, Ending, Fail, Promote, Start, Succeed
 from router.decision import Outcome
 from router.errors import ModelError, ModelTimeoutError
-from router.live import LiveAttempt, begin, book, may_go, start
+from router.live import LiveAttempt, begin, book, may_go, see, start
 from router.simulate.hosts import Job
 from router.usage import CHARACTERS_PER_TOKEN, Usage
 
@@ -150,7 +150,7 @@ class Passage:
     def visible(self, job: Job) -> None:
         """As `Told`."""
         attempt = self.attempts[job.number]
-        attempt.visible_at = self._world.now
+        see(self._world.core, attempt)
         self._do(self._machine.visible(job.number, self._world.now))
 
     def finished(self, job: Job) -> None:
@@ -163,7 +163,7 @@ class Passage:
             self._finish(attempt, "succeeded")
             self._tell()
         elif job.demand.kind.request.stream:  # an answer whose first token is its last
-            attempt.visible_at = self._world.now
+            see(self._world.core, attempt)
             self._do(self._machine.visible(job.number, self._world.now))
             if attempt is self.winner:
                 self._finish(attempt, "succeeded")

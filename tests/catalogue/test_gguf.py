@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -70,7 +71,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def test_a_file_of_llama_cpps_own_package_is_read(tmp_path: Path) -> None:
     path = written(tmp_path / "small.gguf")
-    assert read_gguf(path) == GGUFFile(
+    file = read_gguf(path)
+    assert 128 + 32 <= file.tensor_bytes < 128 + 32 + 64
+    assert replace(file, tensor_bytes=0) == GGUFFile(
         version=3,
         size_bytes=path.stat().st_size,
         tensor_count=2,
@@ -85,7 +88,27 @@ def test_a_file_of_llama_cpps_own_package_is_read(tmp_path: Path) -> None:
         chat_template="{{ messages }}",
         licence="apache-2.0",
         languages=("en", "zh"),
+        shape={"context_length": 40960, "block_count": 28, "embedding_length": 64},
     )
+
+
+def test_numbers_of_each_layer_and_of_the_architecture_are_kept(tmp_path: Path) -> None:
+    pairs = [
+        pair("general.architecture", 8, text("lfm2")),
+        pair("lfm2.attention.head_count_kv", 9, struct.pack("<IQ3i", 5, 3, 0, 0, 8)),
+        pair("lfm2.attention.pattern", 9, struct.pack("<IQ3?", 7, 3, True, False, True)),
+        pair("lfm2.rope.freq_base", 6, struct.pack("<f", 1e4)),
+        pair("lfm2.ssm.state_size", 4, struct.pack("<I", 16)),
+        pair("lfm2.absurd", 11, struct.pack("<q", -1)),
+        pair("split.count", 2, struct.pack("<H", 3)),
+    ]
+    file = read(tmp_path, header(*pairs))
+    assert file.parts == 3
+    assert file.shape == {
+        "attention.head_count_kv": (0, 0, 8),
+        "attention.pattern": (1, 0, 1),
+        "ssm.state_size": 16,
+    }
 
 
 def test_a_vocabulary_larger_than_a_block_is_read(tmp_path: Path) -> None:

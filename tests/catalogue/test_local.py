@@ -25,10 +25,28 @@ def test_a_files_facts_become_the_profile(tmp_path: Path) -> None:
     assert profile.notes["trained for"] == "40,960 tokens"
 
 
+def test_a_model_that_thinks_can_be_told_how_much(tmp_path: Path) -> None:
+    path = written(tmp_path / "qwen.gguf")
+    for template in ("{{ '</think>' }}", "{% if enable_thinking %}{% endif %}", "{{ reasoning_effort }}"):
+        capabilities = LocalModel("q", path=path, chat_template=template).profile().capabilities
+        assert capabilities == LOCAL_CAPABILITIES | {"reasoning_effort"}
+    assert LocalModel("q", path=path, chat_template="{{ 1 }}").profile().capabilities == LOCAL_CAPABILITIES
+
+
 def test_the_context_window_is_the_files_but_at_most_8192_unless_asked_for(tmp_path: Path) -> None:
     path = written(tmp_path / "qwen.gguf")
     assert LocalModel("q", path=path).profile().context_window == 8192
     assert LocalModel("q", path=path, n_ctx=32768).profile().context_window == 32768
+
+
+def test_it_keeps_what_it_computed_as_far_as_there_is_room(tmp_path: Path) -> None:
+    path = written(tmp_path / "qwen.gguf")
+    kept = [
+        LocalModel("m", path=path, n_ctx=4096, max_parallel=slots).profile().kept_tokens
+        for slots in (1, 2, 8)
+    ]
+    assert kept == [4096, 8192, 12_288]
+    assert LocalModel("m", path=tmp_path / "none.gguf").profile().kept_tokens is None
 
 
 def test_the_declaration_goes_before_the_file(tmp_path: Path) -> None:

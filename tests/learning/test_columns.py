@@ -6,6 +6,8 @@ import copy
 import math
 import random
 import threading
+from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
@@ -37,7 +39,7 @@ def sample(
     cached: int = 0,
     max_tokens: int | None = None,
     choices: int = 1,
-    ahead: int = 0,
+    beside: float = 0.0,
     at: float = 0.0,
 ) -> Sample:
     return Sample(
@@ -50,7 +52,7 @@ def sample(
         cached_tokens=cached,
         max_tokens=max_tokens,
         choices=choices,
-        ahead=ahead,
+        beside=beside,
         at=at,
     )
 
@@ -365,9 +367,9 @@ class TestLoad:
     def test_a_host_with_few_slots_is_told_from_a_slow_one(self) -> None:
         learned, chance = columns(), random.Random(1)
         for turn in range(600):
-            ahead = chance.randint(0, 15)
-            slower = max(1.0, (ahead + 1) / 4) * math.exp(0.1 * chance.gauss())
-            learned.learn(0, sample(ttft=1.5 * slower, duration=3.5 * slower, ahead=ahead, at=turn))
+            beside = chance.randint(0, 15)
+            slower = max(1.0, (beside + 1) / 4) * math.exp(0.1 * chance.gauss())
+            learned.learn(0, sample(ttft=1.5 * slower, duration=3.5 * slower, beside=beside, at=turn))
         assert latency(learned) == pytest.approx(3.5, rel=0.15)
         first, whole = learned.slowdown(0, 12)
         assert first == pytest.approx(13 / 4, rel=0.25)
@@ -376,11 +378,65 @@ class TestLoad:
     def test_what_load_does_to_the_first_token_may_differ_from_what_it_does_to_the_rest(self) -> None:
         learned, chance = columns(), random.Random(2)
         for turn in range(800):
-            ahead = chance.randint(0, 8)
-            ttft = 1.5 * (1 + ahead)  # prompts are read one after the other; writing is shared
-            learned.learn(0, sample(ttft=ttft, duration=ttft + 20.0, completion=1000, ahead=ahead, at=turn))
+            beside = chance.randint(0, 8)
+            ttft = 1.5 * (1 + beside)  # prompts are read one after the other; writing is shared
+            learned.learn(0, sample(ttft=ttft, duration=ttft + 20.0, completion=1000, beside=beside, at=turn))
         first, whole = learned.slowdown(0, 8)
         assert first > 3 * whole
+
+
+class TestCompanyOnThisMachine:
+    """Chats on one engine slow each other down; what each takes alone must be told from that."""
+
+    @staticmethod
+    def answer(company: float, chance: random.Random, at: float) -> Sample:
+        """An answer of 100 tokens to a prompt of 1,000, by an engine whose steps grow with their rows."""
+        scatter = math.exp(0.05 * chance.gauss())
+        ttft = 1.5 * (1.0 + 0.1 * company) * scatter
+        rest = 2.0 * (1.0 + 0.6 * company) * scatter
+        return sample(ttft=ttft, duration=ttft + rest, beside=company, at=at)
+
+    def learned(self, companies: Sequence[float], answers: int = 600) -> Columns:
+        learned, chance = columns(local=True), random.Random(3)
+        for turn in range(answers):
+            learned.learn(0, self.answer(chance.choice(companies), chance, turn))
+        return learned
+
+    @pytest.mark.parametrize("companies", [(0.0, 3.0, 7.0), (0.0, 0.5, 1.0), (0.0, 1.5, 15.0)])
+    def test_both_are_found(self, companies: Sequence[float]) -> None:
+        learned = self.learned(companies)
+        assert latency(learned) == pytest.approx(3.5, rel=0.1)
+        for company in companies[1:]:
+            first, rest = learned.slowdown(0, company)
+            assert first == pytest.approx(1.0 + 0.1 * company, rel=0.15)
+            assert rest == pytest.approx(1.0 + 0.6 * company, rel=0.15)
+
+    def test_hours_under_load_do_not_change_what_it_takes_alone(self) -> None:
+        learned, chance = self.learned((0.0, 7.0)), random.Random(4)
+        alone = latency(learned)
+        for turn in range(1000):
+            learned.learn(0, self.answer(7.0, chance, 600 + turn))
+        assert latency(learned) == pytest.approx(alone, rel=0.1)
+
+    def test_answers_in_one_piece_tell_it_too(self) -> None:
+        learned, chance = columns(local=True), random.Random(5)
+        for turn in range(1500):
+            company = chance.choice((0.0, 4.0))
+            told = self.answer(company, chance, turn)
+            learned.learn(0, sample(duration=told.duration, beside=company, at=turn))
+        first, rest = learned.slowdown(0, 4.0)
+        slowed = learned.base[0] + 1000 * learned.per_in[0]
+        found = slowed * first + 100 * learned.per_out[0] * rest
+        assert found == pytest.approx(1.5 * 1.4 + 2.0 * 3.4, rel=0.2)
+
+    def test_before_the_first_token_company_counts_until_then(self) -> None:
+        learned = columns(local=True)
+        for turn in range(300):
+            told = sample(ttft=1.5, duration=1.5 + 2.0 * 4.0, at=turn)
+            learned.learn(0, replace(told, beside=7.0, beside_first=0.0))
+        first, rest = learned.slowdown(0, 7.0)
+        assert first_token(learned, 1000) == pytest.approx(1.5, rel=0.1)
+        assert first < 2.0 < rest
 
 
 class TestFailures:
@@ -450,11 +506,11 @@ class TestGivenUp:
         known=st.integers(0, 30),
         duration=st.floats(0.0, 100.0),
         streamed=st.booleans(),
-        ahead=st.integers(0, 20),
+        beside=st.integers(0, 20),
         times=st.integers(1, 20),
     )
     def test_it_never_makes_one_faster(
-        self, known: int, duration: float, streamed: bool, ahead: int, times: int
+        self, known: int, duration: float, streamed: bool, beside: int, times: int
     ) -> None:
         learned, chance = columns(), random.Random(known)
         for turn in range(known):
@@ -467,7 +523,7 @@ class TestGivenUp:
             prompt=None,
             ttft=min(1.5, duration) if streamed else None,
             duration=duration,
-            ahead=ahead,
+            beside=beside,
             at=50.0,
         )
         tail = learned.tail[0]
@@ -487,14 +543,14 @@ class TestGivenUp:
 def swaps(*, noise: float, lengths: float, seed: int, count: int = 1000) -> int:
     """How often two models that are as good as each other change places while each answers in its turn."""
     learned, chance = columns(2), random.Random(seed)
-    swapped, ahead = 0, False
+    swapped, beside = 0, False
     for turn in range(count):
         out = max(1, round(chance.lognormvariate(5, lengths)))
         seconds = math.exp(noise * chance.gauss()) * (1.5 + out / 50)
         learned.learn(turn % 2, sample(task="chat", completion=out, duration=seconds, at=turn))
         first, second = (latency(learned, 1000, length(learned, "chat", place), place) for place in (0, 1))
-        swapped += (first < second) != ahead
-        ahead = first < second
+        swapped += (first < second) != beside
+        beside = first < second
     return swapped
 
 
@@ -525,7 +581,7 @@ def full() -> Columns:
                         completion=tokens * (place + 1),
                         ttft=0.3 * seconds,
                         duration=seconds,
-                        ahead=turn % 6 if place else 0,
+                        beside=turn % 6 if place else 0,
                         at=turn,
                     ),
                 )
@@ -561,7 +617,7 @@ class TestCarriedOver:
         for place in (0, 1):
             new.carry_over(1 - place, old, place)
         for turn in range(40):
-            told = sample(task="code", completion=700, ttft=2.0, duration=18.0, ahead=2, at=90 + turn)
+            told = sample(task="code", completion=700, ttft=2.0, duration=18.0, beside=2, at=90 + turn)
             old.learn(1, told)
             new.learn(0, told)
         for name in LISTS:
@@ -578,7 +634,7 @@ class TestCarriedOver:
         for place in (0, 1):
             new.carry_over(place, old, place)
         for turn in range(10):
-            told = sample(task="code", completion=3000, ttft=5.0, duration=90.0, ahead=3, at=90 + turn)
+            told = sample(task="code", completion=3000, ttft=5.0, duration=90.0, beside=3, at=90 + turn)
             for learned in (old, new, alone):
                 learned.learn(0, told)
                 learned.failed(0, 2.0, 90 + turn)
@@ -672,7 +728,7 @@ class TestReaders:
                     prompt=prompt,
                     completion=out,
                     duration=1 + out / 50,
-                    ahead=1 << (turn % 12),
+                    beside=1 << (turn % 12),
                     at=turn,
                 ),
             )
@@ -697,7 +753,7 @@ ANY_SAMPLE = st.builds(
     cached=st.integers(0, 10_000_000),
     max_tokens=st.none() | st.integers(1, 10_000_000),
     choices=st.integers(1, 128),
-    ahead=st.integers(0, 10**9),
+    beside=st.integers(0, 10**9),
     at=st.floats(allow_nan=False, allow_infinity=False),
 )
 ANY_EVENT = st.tuples(st.sampled_from(["learn", "took_longer", "failed", "loaded"]), ANY_SAMPLE)

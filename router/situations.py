@@ -1,0 +1,138 @@
+"""How things stand right now: waits, what is under way, caches, breakers, money.
+
+Reads nothing but what is at hand: the books of this router, the adapters' own word on how busy they are, and
+the ledger's last word on budgets.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from router.adapter import Load
+from router.decision import Features
+from router.estimates import Situation
+from router.fleet import Fleet
+from router.traffic import LEAST_LEFT, Flow
+
+if TYPE_CHECKING:
+    from router.core import Core
+    from router.prefixes import Prompt
+
+__all__ = ["situation_of"]
+
+#: Seconds that a full queue has room after, at the least.
+SOON = 0.05
+
+
+class _Told:
+    """How busy models are, by their places; see `Situation`."""
+
+    __slots__ = ("_fleet", "_now", "full", "loads", "slowdowns", "waits")
+
+    def __init__(self, fleet: Fleet, now: float) -> None:
+        self._fleet = fleet
+        self._now = now
+        self.waits: dict[int, float] = {}
+        self.loads: dict[int, float] = {}
+        self.slowdowns: dict[int, tuple[float, float]] = {}
+        self.full: dict[int, float] = {}
+
+    def take(self, place: int, said: Load | None, flow: Flow | None) -> None:
+        """Takes in what an engine of this machine says, and what of this router it has under way."""
+        learned, wait = self._fleet.learned, 0.0
+        if said is None or not said.resident:
+            load = learned.load[place]
+            if flow is not None:  # somebody waits for it already
+                load = max(load - (self._now - flow.since), LEAST_LEFT * load)
+            self.loads[place] = wait = load
+        if said is not None:
+            service = learned.service[place]
+            if said.full:
+                self.full[place] = max(service / (said.slots or 1), SOON)
+            if said.slots is None:
+                wait += said.waiting * service / max(said.running, 1)
+            else:
+                wait += self._seat(place, said, said.slots, flow)
+        if wait:
+            self.waits[place] = wait
+
+    def _seat(self, place: int, said: Load, slots: int, flow: Flow | None) -> float:
+        """Seconds until an engine has a slot for one more; notes how slow it will be then."""
+        learned = self._fleet.learned
+        ours = flow.count if flow is not None else 0
+        # What was begun for another router, or before this one knew the model, is not in our books.
+        others = max(said.running + said.waiting - ours, 0)
+        _, slow = self.slowdowns[place] = learned.slowdown(place, min(ours + others, slots - 1))
+        if ours + others < slots:
+            return 0.0
+        wait = others * learned.service[place] / slots
+        return wait if flow is None or ours < slots else wait + flow.seat_in(slots, self._now, slow)
+
+
+def situation_of(core: Core, fleet: Fleet, features: Features, prompt: Prompt | None = None) -> Situation:
+    """How things stand for a request; with its prompt, what of it each model has cached, too."""
+    now, flows = core.now(), core.traffic.flows
+    core.fade(fleet, now)
+    told = _Told(fleet, now)
+    for name in tuple(flows):
+        flow, busy = flows.get(name), fleet.place.get(name)
+        if flow is not None and busy is not None:
+            told.slowdowns[busy] = fleet.learned.slowdown(busy, flow.count)
+    for place in fleet.asked:
+        adapter = fleet.loaded_adapter(place)
+        said = adapter.load() if adapter is not None else None
+        told.take(place, said, flows.get(fleet.names[place]))
+        if said is not None and not said.resident:
+            core.emptied(fleet, place)
+    limits = _limits(core, fleet, features, now, told.waits)
+    shut = core.health.shut(now)
+    return Situation(
+        at=now,
+        waits=told.waits,
+        loads=told.loads,
+        limits=limits,
+        slowdowns=told.slowdowns,
+        cached=_cached(core, fleet, prompt, now),
+        shut={fleet.place[name]: why for name, why in shut.items() if name in fleet.place},
+        full=told.full,
+        budget_left=_budget_left(core, fleet, features.task),
+    )
+
+
+def _limits(
+    core: Core, fleet: Fleet, features: Features, now: float, waits: dict[int, float]
+) -> dict[int, float]:
+    """Seconds until rate limits let a request go; they add to the waits."""
+    limits: dict[int, float] = {}
+    for name, limiter in core.limiters.items():
+        if name in fleet.place:
+            place = fleet.place[name]
+            tokens = features.prompt_tokens + features.expected_output_tokens
+            wait = limiter.wait(tokens, now, fleet.learned.service[place])
+            if wait:
+                limits[place] = wait
+                waits[place] = waits.get(place, 0.0) + wait
+    return limits
+
+
+def _cached(core: Core, fleet: Fleet, prompt: Prompt | None, now: float) -> dict[int, float]:
+    """The share of a prompt that each model is expected to have cached."""
+    if prompt is None:
+        return {}
+    shared = core.prefixes.expect(prompt, now)
+    return {fleet.place[name]: found.share for name, found in shared.items() if name in fleet.place}
+
+
+def _budget_left(core: Core, fleet: Fleet, task: str | None) -> dict[int, float]:
+    """USD that each model may still cost, of those that a budget holds for."""
+    left: dict[int, float] = {}
+    for budget in core.config.budget:
+        if budget.task is not None and budget.task != task:
+            continue
+        amount = float(core.ledger.left(budget))
+        names = fleet.names if budget.model is None else (budget.model,)
+        for name in names:
+            if name in fleet.place:
+                held = fleet.place[name]
+                left[held] = min(left.get(held, amount), amount)
+    return left
