@@ -79,6 +79,7 @@ def write_gguf(
     metadata: Mapping[str, float | int] | None = None,
     quantised: bool = False,
     control: tuple[str, ...] = (),
+    pooling: gguf.PoolingType | None = None,
 ) -> Path:
     """Writes one model.
 
@@ -91,6 +92,7 @@ def write_gguf(
         metadata: Further key-value pairs (`general.sampling.temp`, ...).
         quantised: Write the weights as Q8_0 instead of floats.
         control: Further control tokens, of another family's vocabulary.
+        pooling: Makes it an embedding model, which ends each text with the end-of-sequence token.
 
     Returns:
         The path.
@@ -101,6 +103,9 @@ def write_gguf(
     writer = gguf.GGUFWriter(path, architecture)
     _write_shape(writer, architecture, n_ctx)
     _write_vocabulary(writer, family, tokens, merges)
+    if pooling is not None:
+        writer.add_pooling_type(pooling)
+        writer.add_add_eos_token(True)
     chosen = family.template if template == "" else template
     if chosen is not None:
         writer.add_chat_template(chosen)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["LocalAdapter", "create"]
 
 
-def create(model: Model, settings: AdapterSettings) -> LocalAdapter:  # noqa: ARG001 - an answer is bounded by its context
+def create(model: Model, settings: AdapterSettings) -> LocalAdapter:
     """Builds the adapter of a `LocalModel`. Cheap: its file waits for the first request, or `preload`."""
     declared = cast("LocalModel", model)
-    return LocalAdapter(declared, engine_of(declared))
+    return LocalAdapter(declared, engine_of(declared, limit=settings.local_memory))

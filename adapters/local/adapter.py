@@ -18,12 +18,14 @@ from adapters.local.plan import Plan, plan
 from adapters.local.prompting import Prompt, prepared
 from adapters.local.reading import Part
 from adapters.local.tools import ToolCall
+from adapters.local.tracing import Scored
 from router.adapter import Call, Load
 from router.errors import ModelError
 from router.models import LocalModel
 from router.request import ChatRequest
 
 if TYPE_CHECKING:
+    from openai.types import CompletionUsage
     from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
     from adapters.local.objects import ChatObjects
@@ -39,7 +41,14 @@ class LocalAdapter:
 
     Sampling that the caller leaves open follows the file's `general.sampling.*` metadata, or else llama.cpp's
     own defaults: temperature 0.8, top_k 40, top_p 0.95, min_p 0.05. The end-of-turn token is not counted in
-    the usage. An answer whose form is forced (JSON, a required tool) is given without reasoning.
+    the usage. An answer whose form is forced (JSON, a required tool) is given without reasoning, unless the
+    caller asks for that (`enable_thinking=True`, or a `reasoning_effort` from low on); it counts towards
+    `max_tokens`. A call in which that limit ends the answer is given as far as it goes, with "length".
+
+    Log probabilities are those of the model's raw distribution: before biases, penalties, temperature and
+    grammars. They come with the tokens of the content alone, and cost nothing where they are not asked for.
+
+    What looks like a control token in a message, a tool's definition or its result is text to the model.
 
     Args:
         model: What was declared.
@@ -72,6 +81,7 @@ class LocalAdapter:
             ModelError: whatever goes wrong.
         """
         texts = {"content": "", "reasoning": ""}
+        scores: list[Scored] = []
         calls: list[tuple[str, ToolCall]] = []
         begun = Started(0)
         async with aclosing(self._answer(call)) as answer:
@@ -87,14 +97,14 @@ class LocalAdapter:
                     calls[-1] = (name, ToolCall(last.name, last.arguments + one.text))
                 else:
                     texts[one.kind] += one.text
-        from adapters.local.objects import usage_of
-
+                    scores += one.scores
         return self._objects().completion(
             content=texts["content"],
             reasoning=texts["reasoning"],
             calls=calls,
             finish=_finish(ended, called=bool(calls)),
-            usage=usage_of(begun.prompt_tokens, ended.completion_tokens, begun.cached_tokens),
+            usage=_usage(begun, ended),
+            scores=[*scores, *ended.scores] if call.request.params.get("logprobs") else None,
         )
 
     async def stream(self, call: Call) -> AsyncGenerator[ChatCompletionChunk, None]:
@@ -107,14 +117,11 @@ class LocalAdapter:
         async with aclosing(self._answer(call)) as answer:
             async for one in answer:
                 if isinstance(one, Started):
-                    from adapters.local.objects import usage_of
-
                     objects, begun = self._objects(), one
                     continue
                 if isinstance(one, Ended):
-                    yield objects.finish(_finish(one, called=calls > 0), first=first)
-                    usage = usage_of(begun.prompt_tokens, one.completion_tokens, begun.cached_tokens)
-                    yield objects.usage(usage)
+                    yield objects.finish(_finish(one, called=calls > 0), first=first, scores=one.scores)
+                    yield objects.usage(_usage(begun, one))
                     return
                 if one.call is not None:
                     yield objects.call(_call_id(), calls, one.call, first=first)
@@ -122,7 +129,7 @@ class LocalAdapter:
                 elif one.kind == "arguments":
                     yield objects.arguments(calls - 1, one.text)
                 else:
-                    yield objects.text(one.kind, one.text, first=first)
+                    yield objects.text(one.kind, one.text, first=first, scores=one.scores)
                 first = False
 
     def _objects(self) -> ChatObjects:
@@ -160,10 +167,13 @@ class LocalAdapter:
         hearing = Hearing(prompt.reader, lambda: self._engine.cancel(job))
         job = Job(
             prompt=prompt.text,
+            borders=prompt.borders,
             listener=hearing,
             sampling=asked.sampling,
             max_tokens=asked.max_tokens,
             grammar=prompt.grammar,
+            prelude=prompt.prelude,
+            logprobs=asked.logprobs,
             visible=prompt.visible,
             session=session,
         )
@@ -184,7 +194,11 @@ class LocalAdapter:
                 loop.call_soon_threadsafe(settle, outcome)
 
         self._engine.open(tell)
-        outcome = await told
+        try:
+            outcome = await told
+        finally:
+            if not told.done() or told.cancelled():
+                self._engine.give_up(tell)
         if isinstance(outcome, ModelError):
             raise _own(outcome)
         self._facts = outcome
@@ -202,6 +216,17 @@ def _session(request: ChatRequest) -> str | None:
 
 def _call_id() -> str:
     return f"call_{uuid.uuid4().hex[:24]}"
+
+
+def _usage(begun: Started, ended: Ended) -> CompletionUsage:
+    from adapters.local.objects import usage_of
+
+    return usage_of(
+        begun.prompt_tokens,
+        ended.completion_tokens,
+        cached_tokens=begun.cached_tokens,
+        reasoning_tokens=ended.reasoning_tokens,
+    )
 
 
 def _finish(ended: Ended, *, called: bool) -> str:

@@ -11,7 +11,7 @@ from adapters.local.plan import refuse
 from adapters.local.traits import Traits
 from router.request import JSONObject
 
-__all__ = ["accommodations", "has_calls", "template_messages"]
+__all__ = ["accommodations", "has_calls", "template_messages", "with_parsed_arguments"]
 
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 
@@ -52,6 +52,18 @@ def template_messages(
     elif section:
         plain.insert(0, {"role": "system", "content": section})
     return plain
+
+
+def with_parsed_arguments(messages: Sequence[JSONObject]) -> list[JSONObject]:
+    """The same chat with the arguments of its calls as objects: their text hides what is in them."""
+    return [_parsed(message) for message in messages]
+
+
+def _parsed(message: JSONObject) -> JSONObject:
+    calls = message.get("tool_calls")
+    if not isinstance(calls, Sequence) or isinstance(calls, str):
+        return message
+    return {**message, "tool_calls": [_call(call) if isinstance(call, Mapping) else call for call in calls]}
 
 
 def accommodations(messages: Sequence[Message]) -> list[list[Message]]:

@@ -10,12 +10,13 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import llama_cpp.llama_cpp as c
 import numpy as np
+from llama_cpp import __version__ as version
 
+from adapters.local.lora import NativeLora
 from adapters.local.native import LoadSettings, NativeError, NativeModel, take_complaints
 
 if TYPE_CHECKING:
@@ -59,9 +60,13 @@ class NativeContext:
         self._shareable = model.shareable
         self.rows = GPU_ROWS if model.on_gpu and settings.n_gpu_layers != 0 else CPU_ROWS
         try:
-            self._make(settings, cells, sequences)
-            if settings.lora:
-                self._add_lora(settings.lora)
+            with model.guard:
+                lora = NativeLora(model, settings.lora) if settings.lora else None
+                if lora is not None:
+                    self._stack.callback(lora.close)  # what is made last is freed first: the context
+                self._make(settings, cells, sequences)
+                if lora is not None:
+                    lora.apply(self._context)
         except BaseException:
             self._stack.close()
             raise
@@ -97,16 +102,6 @@ class NativeContext:
             return
         strlen = ctypes.cast(ctypes.CDLL(None).strlen, c.ggml_abort_callback)
         c.llama_set_abort_callback(self._context, strlen, ctypes.addressof(self._abort))
-
-    def _add_lora(self, path: Path) -> None:
-        adapter = c.llama_adapter_lora_init(self._model.pointer, os.fsencode(path))
-        if not adapter:
-            raise NativeError(
-                f"the LoRA adapter {path} does not fit: {take_complaints() or 'no reason given'}"
-            )
-        adapters = (c.llama_adapter_lora_p_ctypes * 1)(adapter)
-        if c.llama_set_adapters_lora(self._context, adapters, 1, (ctypes.c_float * 1)(1.0)):
-            raise NativeError(f"the LoRA adapter {path} cannot be applied: {take_complaints()}")
 
     def _make_batch(self) -> None:
         """One batch, made once: numpy fills what llama.cpp reads."""
@@ -210,6 +205,79 @@ class NativeContext:
         """Takes positions from a sequence; -1: to its end."""
         c.llama_memory_seq_rm(self._memory, sequence, start, end)
 
+    def use_threads(self, count: int) -> None:
+        """Computes with so many threads from now on; what it computes does not depend on it."""
+        c.llama_set_n_threads(self._context, count, count)
+
+    def trial(self) -> None:
+        """Computes one token for nothing, to see how long it takes. Forgets all sequences.
+
+        Raises:
+            DecodeError: as `compute`.
+        """
+        self.put(0, [0], 0, output=True)
+        self.compute()
+        self.clear()
+
     def clear(self) -> None:
         """Forgets all sequences."""
         c.llama_memory_clear(self._memory, not self._shareable)
+
+    def holds(self, sequence: int, length: int) -> bool:
+        """Whether a sequence's first tokens, so many, can be gone on from.
+
+        What is further back than a sliding window llama.cpp gives to others, in the layers that have one, as
+        soon as it looks for room there. Who shares a beginning that ends earlier would miss it.
+        """
+        first = int(c.llama_memory_seq_pos_min(self._memory, sequence)) if self.window else 0
+        return 0 <= first <= max(0, length - self.window)
+
+    # What was computed, as bytes
+
+    @property
+    def build(self) -> str:
+        """What decides, beside the model's file, how numbers are computed and laid out here."""
+        return f"{version} {c.llama_print_system_info().decode('utf-8', 'replace')}"
+
+    @property
+    def window(self) -> int:
+        """Tokens that each token looks back on in layers with a sliding window; 0: there are none."""
+        return int(c.llama_model_n_swa(self._model.pointer))
+
+    def state(self, sequence: int, start: int, end: int) -> bytes | None:
+        """What was computed for all positions of a sequence, which go from `start` up to `end`.
+
+        Returns:
+            llama.cpp's own format, for `restore` in a context of the same kind; None if some are missing.
+        """
+        if not self._spans(sequence, start, end):
+            return None
+        size = int(c.llama_state_seq_get_size(self._context, sequence))
+        buffer = (ctypes.c_uint8 * size)()
+        written = int(c.llama_state_seq_get_data(self._context, buffer, size, sequence))
+        return bytes(buffer) if 0 < written == size else None
+
+    def restore(self, sequence: int, state: memoryview, start: int, end: int) -> bool:
+        """Puts what `state` gave into the first empty cells, in that order.
+
+        Args:
+            sequence: An empty one.
+            state: Undamaged: llama.cpp may abort the process otherwise.
+            start: The first position ...
+            end: ... and the one after the last.
+
+        Returns:
+            Whether llama.cpp took it. If not, the sequence is empty.
+        """
+        data = np.frombuffer(state, np.uint8)
+        pointer = data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        taken = int(c.llama_state_seq_set_data(self._context, pointer, len(data), sequence))
+        if taken == len(data) and self._spans(sequence, start, end):
+            return True
+        take_complaints()
+        self.cut(sequence, 0)
+        return False
+
+    def _spans(self, sequence: int, start: int, end: int) -> bool:
+        first = int(c.llama_memory_seq_pos_min(self._memory, sequence))
+        return (first, int(c.llama_memory_seq_pos_max(self._memory, sequence))) == (start, end - 1)

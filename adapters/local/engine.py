@@ -13,7 +13,17 @@ from typing import Literal, Protocol, TypeAlias
 from router.adapter import Load
 from router.errors import ModelError
 
-__all__ = ["Engine", "Finish", "Job", "Listener", "ModelFacts", "Opened", "Sampling"]
+__all__ = [
+    "Engine",
+    "Finish",
+    "Job",
+    "Listener",
+    "ModelFacts",
+    "Opened",
+    "Prelude",
+    "Sampling",
+    "Score",
+]
 
 Finish = Literal["stop", "length"]
 """`stop`: the model ended its turn, or the listener had enough; `length`: no token more was allowed."""
@@ -28,12 +38,14 @@ class ModelFacts:
         bos: The text of its begin-of-sequence token; empty if it has none.
         eos: The text of its end-of-sequence token; empty if it has none.
         metadata: The file's key-value pairs, arrays left out.
+        control: The texts of its control tokens: what structures a prompt, and must not come from a user.
     """
 
     n_ctx: int
     bos: str
     eos: str
     metadata: Mapping[str, str]
+    control: frozenset[str] = frozenset()
 
     @property
     def architecture(self) -> str:
@@ -73,6 +85,32 @@ class Sampling:
     seed: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How likely a token was, by the model's raw distribution: before biases, penalties and temperature.
+
+    Attributes:
+        logprob: The natural logarithm of its probability, at least -9999.
+        top: The likeliest tokens in its place, the likeliest first: their bytes, and the same of them.
+    """
+
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prelude:
+    """Free text before what a grammar holds: a model's thoughts.
+
+    Attributes:
+        closing: The text that ends it. The grammar holds from there on.
+        without: Texts that must not stand in it, since whoever reads it would take them for its end.
+    """
+
+    closing: str
+    without: frozenset[str] = frozenset()
+
+
 class Listener(Protocol):
     """Hears what becomes of a job, on the engine's thread; it must be quick and must not raise."""
 
@@ -80,8 +118,11 @@ class Listener(Protocol):
         """The prompt's prefill begins; `cached_tokens` of it need not be computed. Told once."""
         ...
 
-    def piece(self, text: bytes) -> bool:
-        """One token's bytes, which may split a character. False: no more, please."""
+    def piece(self, text: bytes, score: Score | None = None, /) -> bool:
+        """One token's bytes, which may split a character. False: no more, please.
+
+        The score is given if and only if the job asks for it.
+        """
         ...
 
     def finished(self, finish: Finish, completion_tokens: int) -> None:
@@ -99,10 +140,14 @@ class Job:
 
     Attributes:
         prompt: The rendered chat, special tokens included.
+        borders: Places in the prompt, in characters and in order, across which no token goes: what looks like
+            a special token there is text.
         listener: Who is told.
         sampling: How tokens are drawn.
         max_tokens: The most tokens to generate; None: as many as the context holds.
         grammar: GBNF that the answer must match; None: free text.
+        prelude: What may come before what the grammar holds; None: nothing.
+        logprobs: How many alternatives each token's score has; None: no scores are wanted.
         visible: Control tokens, by their text, that the listener is told of; all others have no bytes
             (unless there is a grammar, which sees every token's text).
         session: Whom it belongs to: sessions take turns. None is one of them.
@@ -110,10 +155,13 @@ class Job:
     """
 
     prompt: str
+    borders: tuple[int, ...] = ()
     listener: Listener
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int | None = None
     grammar: str | None = None
+    prelude: Prelude | None = None
+    logprobs: int | None = None
     visible: frozenset[str] = frozenset()
     session: str | None = None
     cancelled: bool = False
@@ -132,6 +180,10 @@ class Engine(Protocol):
         Raises:
             ModelError: if the engine is closed, full, or belongs to the process this one forked from.
         """
+        ...
+
+    def give_up(self, told: Opened) -> None:
+        """Nobody waits for what `open` would tell any more: a load that nobody else wants is given up."""
         ...
 
     def submit(self, job: Job) -> None:

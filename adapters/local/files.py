@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
 from adapters.local.native import LoadSettings
+from adapters.local.threads import THREADS
+from router.catalogue.local import MOST_CONTEXT
 from router.errors import ModelLoadError
 from router.models import LocalModel
 
 __all__ = ["advice", "check_file", "check_hash", "load_settings"]
 
-#: The most context a model gets unless it is told otherwise: memory grows with it.
-MOST_CONTEXT = 8192
 #: More of either than any model has; a header that claims more is damaged.
 _MOST_TENSORS, _MOST_PAIRS = 1_000_000, 1_000_000
 _HEADER = struct.Struct("<4sIQQ")
@@ -146,18 +145,6 @@ def load_settings(model: LocalModel) -> LoadSettings:
         n_ctx=model.n_ctx,
         most_ctx=MOST_CONTEXT,
         n_gpu_layers=None if model.n_gpu_layers == "auto" else model.n_gpu_layers,
-        threads=_cores() if model.threads == "auto" else model.threads,
+        threads=THREADS.guess() if model.threads == "auto" else model.threads,
         lora=model.lora,
     )
-
-
-def _cores() -> int:
-    """Physical cores, as far as this process may use them: a second thread on a core only slows the first."""
-    try:
-        import psutil
-
-        physical = psutil.cpu_count(logical=False)
-    except ImportError:
-        physical = None
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(physical or usable or 1, usable or 1))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from adapters.local.engine import Finish
+from adapters.local.engine import Finish, Score
 from adapters.local.reading import AnswerReader, Part
 from adapters.local.text import Characters
-from adapters.local.waking import wake
+from adapters.local.tracing import Scored, Trace
+from adapters.local.waking import hurry, wake
 from router.errors import ModelError
 
 __all__ = ["Ended", "Heard", "Hearing", "Started"]
@@ -30,10 +31,19 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The answer is complete."""
+    """The answer is complete.
+
+    Attributes:
+        finish: Why.
+        completion_tokens: Of all that was generated.
+        reasoning_tokens: Of them, those of the reasoning and its marks.
+        scores: Tokens of the content of which a part was held back to the end and is not shown.
+    """
 
     finish: Finish
     completion_tokens: int
+    reasoning_tokens: int = 0
+    scores: tuple[Scored, ...] = ()
 
 
 Heard = Started | Part | Ended | ModelError
@@ -51,11 +61,15 @@ class Hearing:
         """Takes how to read the answer, and what to do when the loop was closed under it."""
         self._characters = Characters()
         self._reader = reader
+        self._trace = Trace()
+        self._scored = False
+        self._reasoning = self._undecided = 0
         self._abandon = abandon
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
         self._guard = threading.Lock()
         self._news: list[Heard] = []
+        self._shown = False
 
     # On the engine's thread
 
@@ -63,16 +77,42 @@ class Hearing:
         """See `engine.Listener`."""
         self._tell([Started(prompt_tokens, cached_tokens)])
 
-    def piece(self, text: bytes) -> bool:
+    def piece(self, text: bytes, score: Score | None = None, /) -> bool:
         """See `engine.Listener`."""
         characters = self._characters.feed(text)
+        if score is not None:
+            self._scored = True
+            self._trace.add(text, score, len(characters), unfinished=self._characters.unfinished)
+        before = self._reader.thinking
         if characters:
-            self._tell(self._reader.feed(characters))
+            self._tell(self._traced(self._reader.feed(characters)))
+        self._count(before, self._reader.thinking)
         return not self._reader.done
 
     def finished(self, finish: Finish, completion_tokens: int) -> None:
         """See `engine.Listener`."""
-        self._tell([*self._reader.end(), Ended(finish, completion_tokens)])
+        parts = self._traced(self._reader.end(cut_off=finish == "length"))
+        self._tell([*parts, Ended(finish, completion_tokens, self._reasoning, self._trace.end())])
+
+    def _traced(self, parts: Sequence[Part]) -> Sequence[Part]:
+        """Gives content its tokens."""
+        if not self._scored:
+            return parts
+        return [
+            replace(part, scores=self._trace.show(part.places)) if part.kind == "content" else part
+            for part in parts
+        ]
+
+    def _count(self, before: bool | None, after: bool | None) -> None:
+        """Counts one token, by what was read before it and with it."""
+        if before:
+            self._reasoning += 1
+        elif after is None:
+            self._undecided += 1
+        else:
+            if after:
+                self._reasoning += 1 + self._undecided
+            self._undecided = 0
 
     def failed(self, error: ModelError) -> None:
         """See `engine.Listener`."""
@@ -87,6 +127,9 @@ class Hearing:
         if asleep:
             # Asked for when the loop turns out to be closed, and not before: `leave` may come first.
             wake(self._loop, self._arrived.set, lambda: self._abandon())  # noqa: PLW0108
+        if not self._shown or not isinstance(news[-1], Part):  # the first word, and the end, are waited for
+            self._shown = isinstance(news[-1], Part)
+            hurry()
 
     # On the event loop
 
@@ -110,7 +153,7 @@ def _put_together(news: list[Heard]) -> list[Heard]:
     for one in news:
         last = found[-1] if found else None
         if isinstance(one, Part) and isinstance(last, Part) and one.kind == last.kind != "call":
-            found[-1] = Part(one.kind, last.text + one.text)
+            found[-1] = Part(one.kind, last.text + one.text, scores=last.scores + one.scores)
         else:
             found.append(one)
     return found

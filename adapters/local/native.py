@@ -1,30 +1,38 @@
 """llama.cpp, typed: a model's weights and vocabulary.
 
-Only this module, `context` and `sampling` import llama_cpp.
+Only this module, `context`, `lora` and `sampling` import llama_cpp.
 
 The class `llama_cpp.Llama` is left aside on purpose: while it loads, it points the whole process's standard
 output at nothing; it parses the file's chat template, so that a broken one cannot be replaced; it cuts
 tokens longer than 32 bytes; and a grammar that leads nowhere aborts the process.
 
-Nothing here locks. One thread loads a `NativeModel`, uses it and closes it.
+Nothing here locks. One thread loads a `NativeModel`, uses it and closes it; what several use is said.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
 import threading
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as c
 
-__all__ = ["LoadSettings", "NativeError", "NativeModel", "take_complaints"]
+__all__ = ["LoadSettings", "NativeError", "NativeModel", "NativeWeights", "take_complaints"]
 
 _ERROR_LEVEL = 4
+
+_NEVER_TEXT = c.LLAMA_TOKEN_ATTR_CONTROL | c.LLAMA_TOKEN_ATTR_UNKNOWN
+_ANY_SPECIAL = _NEVER_TEXT | c.LLAMA_TOKEN_ATTR_USER_DEFINED
+#: `<|im_start|>`, `<|User|>` with another bar, `<start_of_turn>`.
+_LOOKS_LIKE_CONTROL = re.compile("<([|\N{FULLWIDTH VERTICAL LINE}]).+\\1>|<(start|end)_of_turn>")
 
 
 class NativeError(Exception):
@@ -91,42 +99,70 @@ def _start_backend() -> None:
             _backend_ready = True
 
 
+class NativeWeights:
+    """The weights and the vocabulary of a file, which several models may share (see `weights`).
+
+    Attributes:
+        pointer: llama.cpp's model.
+        guard: Held while a context or a LoRA adapter is made or freed: the model keeps a list of adapters.
+
+    Args:
+        settings: Which file, and how; the context and the LoRA adapter are no matter.
+        go_on: Asked now and then while it loads; False ends that early, with an error.
+
+    Raises:
+        NativeError: if it cannot be loaded.
+    """
+
+    def __init__(self, settings: LoadSettings, go_on: Callable[[], bool] = lambda: True) -> None:
+        _start_backend()
+        _complaints.take()
+        self.guard = threading.Lock()
+        self._stack = ExitStack()
+        params = c.llama_model_default_params()
+        layers = settings.n_gpu_layers
+        if layers is None:
+            layers = -1 if c.llama_supports_gpu_offload() else 0
+        params.n_gpu_layers = 0x7FFFFFFF if layers == -1 else layers
+        params.load_mode = c.LLAMA_LOAD_MODE_MMAP
+        params.progress_callback = c.llama_progress_callback(lambda _share, _data: go_on())
+        self.pointer = c.llama_model_load_from_file(os.fsencode(settings.path), params)
+        if not self.pointer:
+            raise NativeError(_complaints.take() or "llama.cpp cannot read it")
+        self._stack.callback(c.llama_model_free, self.pointer)
+        if c.llama_model_has_encoder(self.pointer) or not c.llama_model_has_decoder(self.pointer):
+            self.close()
+            raise NativeError("it is no decoder-only model, and so no chat model")
+
+    def close(self) -> None:
+        """Frees everything. May be called twice."""
+        self._stack.close()
+
+
 class NativeModel:
     """A loaded model, without a context to compute in (see `context.NativeContext`).
 
     Attributes:
         n_ctx: Tokens of one request's context.
         n_vocab: Tokens of the vocabulary.
+        guard: See `NativeWeights`.
+
+    Args:
+        settings: Which file, and how.
+        weights: Its weights, if they are loaded already; whoever loaded them frees them.
 
     Raises:
         NativeError: if it cannot be loaded.
     """
 
-    def __init__(self, settings: LoadSettings) -> None:
-        _start_backend()
-        _complaints.take()
+    def __init__(self, settings: LoadSettings, weights: NativeWeights | None = None) -> None:
         self._stack = ExitStack()
-        try:
-            self._load(settings)
-        except BaseException:
-            self._stack.close()
-            raise
-
-    def _load(self, settings: LoadSettings) -> None:
-        params = c.llama_model_default_params()
-        layers = settings.n_gpu_layers
-        if layers is None:
-            layers = -1 if c.llama_supports_gpu_offload() else 0
-        params.n_gpu_layers = 0x7FFFFFFF if layers == -1 else layers
-        # A LoRA's tensors are added to the weights' buffers, which a mapping cannot take.
-        params.load_mode = c.LLAMA_LOAD_MODE_NONE if settings.lora else c.LLAMA_LOAD_MODE_MMAP
-        self._model = c.llama_model_load_from_file(os.fsencode(settings.path), params)
-        if not self._model:
-            raise NativeError(_complaints.take() or "llama.cpp cannot read it")
-        self._stack.callback(c.llama_model_free, self._model)
+        if weights is None:
+            weights = NativeWeights(settings)
+            self._stack.callback(weights.close)
+        self.guard = weights.guard
+        self._model = weights.pointer
         self._vocab = c.llama_model_get_vocab(self._model)
-        if c.llama_model_has_encoder(self._model) or not c.llama_model_has_decoder(self._model):
-            raise NativeError("it is no decoder-only model, and so no chat model")
         trained = int(c.llama_model_n_ctx_train(self._model))
         self.n_ctx = settings.n_ctx or min(trained or settings.most_ctx, settings.most_ctx)
         self.n_vocab = int(c.llama_vocab_n_tokens(self._vocab))
@@ -172,21 +208,30 @@ class NativeModel:
 
     # Tokens
 
-    def tokenize(self, text: str) -> list[int]:
+    def tokenize(self, text: str, borders: Sequence[int] = ()) -> list[int]:
         """A rendered chat as tokens, special ones recognised.
 
         BOS is added if the model wants one and the chat does not begin with it.
+
+        Args:
+            text: The chat.
+            borders: Places across which no token goes (see `engine.Job`).
         """
+        found: list[int] = []
+        for start, end in pairwise((0, *borders, len(text))):
+            found += self._tokens(text[start:end])
+        if c.llama_vocab_get_add_bos(self._vocab) and found[:1] != [self.bos]:
+            found.insert(0, self.bos)
+        return found
+
+    def _tokens(self, text: str) -> list[int]:
         data = text.encode("utf-8", "replace")
         room = len(data) + 8
         tokens = (c.llama_token * room)()
         count = int(c.llama_tokenize(self._vocab, data, len(data), tokens, room, False, True))
         if count < 0:
             raise NativeError("the prompt cannot be tokenized")
-        found = list(tokens[:count])
-        if c.llama_vocab_get_add_bos(self._vocab) and found[:1] != [self.bos]:
-            found.insert(0, self.bos)
-        return found
+        return list(tokens[:count])
 
     def piece(self, token: int, *, special: bool) -> bytes:
         """A token's bytes; empty for a control token unless `special`."""
@@ -202,6 +247,25 @@ class NativeModel:
         """The tokens that begin in the middle of a character."""
         pieces = (self.piece(token, special=True)[:1] for token in range(self.n_vocab))
         return [token for token, start in enumerate(pieces) if b"\x80" <= start < b"\xc0"]
+
+    @cached_property
+    def control(self) -> frozenset[str]:
+        """The texts that become control tokens wherever they stand in a prompt.
+
+        Some files call theirs user-defined; words that only mark text, such as `<tool_call>`, are, too.
+        """
+        found = set()
+        for token in range(self.n_vocab):
+            kind = c.llama_vocab_get_attr(self._vocab, token)
+            if kind & _ANY_SPECIAL:
+                text = self.token_text(token)
+                if kind & _NEVER_TEXT or _LOOKS_LIKE_CONTROL.fullmatch(text):
+                    found.add(text)
+        return frozenset(text for text in found if len(text) > 1)
+
+    def is_control(self, token: int) -> bool:
+        """Whether a token structures the chat and is no text."""
+        return bool(c.llama_vocab_is_control(self._vocab, token))
 
     def ends_turn(self, token: int) -> bool:
         """Whether a token ends the answer."""
@@ -226,10 +290,3 @@ class NativeModel:
     def on_gpu(self) -> bool:
         """Whether this build computes on a GPU, if it is told to."""
         return bool(c.llama_supports_gpu_offload())
-
-    @property
-    def bytes_per_token(self) -> int:
-        """Memory that one token of context takes, about: its keys and values in all layers, 16 bits each."""
-        heads = max(1, int(c.llama_model_n_head(self._model)))
-        width = int(c.llama_model_n_embd(self._model)) * int(c.llama_model_n_head_kv(self._model)) // heads
-        return 2 * 2 * width * int(c.llama_model_n_layer(self._model))

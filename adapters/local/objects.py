@@ -6,26 +6,29 @@ rest of the adapter. Dumps and reprs are what the openai SDK's own objects give.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
-from openai.types.chat.chat_completion import Choice
+from openai.types.chat.chat_completion import Choice, ChoiceLogprobs
 from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
 from openai.types.chat.chat_completion_chunk import (
     ChoiceDelta,
     ChoiceDeltaToolCall,
     ChoiceDeltaToolCallFunction,
 )
+from openai.types.chat.chat_completion_chunk import ChoiceLogprobs as ChunkLogprobs
 from openai.types.chat.chat_completion_message_function_tool_call import (
     ChatCompletionMessageFunctionToolCall,
     Function,
 )
+from openai.types.chat.chat_completion_token_logprob import ChatCompletionTokenLogprob, TopLogprob
 from openai.types.completion_usage import CompletionTokensDetails, PromptTokensDetails
 from pydantic import BaseModel
 
 from adapters.local.tools import ToolCall
+from adapters.local.tracing import Scored
 
 __all__ = ["ChatObjects", "usage_of"]
 
@@ -51,8 +54,13 @@ def _build(kind: type[T], values: dict[str, Any], extra: dict[str, Any] | None =
     return built
 
 
-def usage_of(prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> CompletionUsage:
-    """Tokens of prompt (so many of them computed before) and answer, the end-of-turn token not counted."""
+def usage_of(
+    prompt_tokens: int, completion_tokens: int, *, cached_tokens: int = 0, reasoning_tokens: int = 0
+) -> CompletionUsage:
+    """Tokens of prompt (so many of them computed before) and answer (so many of them reasoning).
+
+    The end-of-turn token is not counted.
+    """
     return _build(
         CompletionUsage,
         {
@@ -60,9 +68,30 @@ def usage_of(prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0)
             "completion_tokens": completion_tokens,
             "total_tokens": prompt_tokens + completion_tokens,
             "prompt_tokens_details": _build(PromptTokensDetails, {"cached_tokens": cached_tokens}),
-            "completion_tokens_details": _build(CompletionTokensDetails, {}),
+            "completion_tokens_details": _build(
+                CompletionTokensDetails, {"reasoning_tokens": reasoning_tokens}
+            ),
         },
     )
+
+
+def _logprobs(scores: Sequence[Scored]) -> ChoiceLogprobs:
+    tokens = []
+    for one in scores:
+        top = [_build(TopLogprob, _token(data, logprob)) for data, logprob in one.score.top]
+        values = {**_token(one.data, one.score.logprob), "top_logprobs": top}
+        tokens.append(_build(ChatCompletionTokenLogprob, values))
+    return _build(ChoiceLogprobs, {"content": tokens, "refusal": None})
+
+
+def _chunk_logprobs(scores: Sequence[Scored]) -> ChunkLogprobs:
+    whole = _logprobs(scores)
+    return _build(ChunkLogprobs, {"content": whole.content, "refusal": None})
+
+
+def _token(data: bytes, logprob: float) -> dict[str, Any]:
+    """A token as OpenAI shows it; one that is no text by itself is spelt out."""
+    return {"token": data.decode("utf-8", "backslashreplace"), "bytes": [*data], "logprob": logprob}
 
 
 class ChatObjects:
@@ -79,8 +108,9 @@ class ChatObjects:
         calls: list[tuple[str, ToolCall]],
         finish: str,
         usage: CompletionUsage,
+        scores: Sequence[Scored] | None = None,
     ) -> ChatCompletion:
-        """The whole answer; `calls` come with their ids."""
+        """The whole answer; `calls` come with their ids, `scores` are None if they were not asked for."""
         values: dict[str, Any] = {"role": "assistant", "content": None if calls and not content else content}
         if calls:
             values["tool_calls"] = [
@@ -96,17 +126,22 @@ class ChatObjects:
             ]
         extra = {"reasoning_content": reasoning} if reasoning else None
         message = _build(ChatCompletionMessage, values, extra)
-        choice = _build(Choice, {"index": 0, "finish_reason": finish, "message": message, "logprobs": None})
+        logprobs = None if scores is None else _logprobs(scores)
+        choice = _build(
+            Choice, {"index": 0, "finish_reason": finish, "message": message, "logprobs": logprobs}
+        )
         return _build(
             ChatCompletion, {**self._head, "object": "chat.completion", "choices": [choice], "usage": usage}
         )
 
-    def text(self, kind: str, text: str, *, first: bool) -> ChatCompletionChunk:
+    def text(
+        self, kind: str, text: str, *, first: bool, scores: Sequence[Scored] = ()
+    ) -> ChatCompletionChunk:
         """A piece of content, or of reasoning."""
         values: dict[str, Any] = {"role": "assistant"} if first else {}
         if kind == "reasoning":
             return self._chunk(_build(ChoiceDelta, values, {"reasoning_content": text}))
-        return self._chunk(_build(ChoiceDelta, {**values, "content": text}))
+        return self._chunk(_build(ChoiceDelta, {**values, "content": text}), scores=scores)
 
     def call(self, id: str, index: int, call: ToolCall, *, first: bool) -> ChatCompletionChunk:  # noqa: A002
         """A tool call: a whole one, or the beginning of one whose arguments follow."""
@@ -134,10 +169,10 @@ class ChatObjects:
             )
         )
 
-    def finish(self, reason: str, *, first: bool) -> ChatCompletionChunk:
+    def finish(self, reason: str, *, first: bool, scores: Sequence[Scored] = ()) -> ChatCompletionChunk:
         """The last chunk with a choice."""
         delta = _build(ChoiceDelta, {"role": "assistant", "content": ""} if first else {})
-        return self._chunk(delta, reason)
+        return self._chunk(delta, reason, scores=scores)
 
     def usage(self, usage: CompletionUsage) -> ChatCompletionChunk:
         """The last chunk of all: no choice, only the tokens."""
@@ -146,8 +181,12 @@ class ChatObjects:
             {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage},
         )
 
-    def _chunk(self, delta: ChoiceDelta, finish: str | None = None) -> ChatCompletionChunk:
-        choice = _build(ChunkChoice, {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None})
+    def _chunk(
+        self, delta: ChoiceDelta, finish: str | None = None, *, scores: Sequence[Scored] = ()
+    ) -> ChatCompletionChunk:
+        logprobs = _chunk_logprobs(scores) if scores else None
+        values = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": logprobs}
+        choice = _build(ChunkChoice, values)
         return _build(
             ChatCompletionChunk, {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
         )

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any, NoReturn
 
 from adapters.local.engine import Sampling
-from adapters.local.grammar import Rules, SchemaError, add_schema, literal, schema_to_gbnf
-from adapters.local.tools import Tool, ToolFormat
+from adapters.local.tools import Tool
 from router.errors import ModelHTTPError
 from router.request import ChatRequest
 
-__all__ = ["NOT_ASKED", "Plan", "grammar_of", "plan", "refuse"]
+__all__ = ["NOT_ASKED", "Plan", "plan", "refuse"]
 
 #: Fields that change nothing about the answer of a model in this process.
 _WITHOUT_EFFECT = frozenset(
@@ -33,12 +30,23 @@ _READ = frozenset(
     {
         *("temperature", "top_p", "stop", "seed", "max_tokens", "max_completion_tokens", "n", "tools"),
         *("frequency_penalty", "presence_penalty", "logit_bias", "response_format", "tool_choice"),
-        *("parallel_tool_calls", "logprobs", "top_logprobs", "modalities"),
+        *("parallel_tool_calls", "logprobs", "top_logprobs", "modalities", "reasoning_effort"),
     }
 )
 #: Fields of `extra_body`, by the names that vLLM, DashScope and llama.cpp's server gave them.
 _EXTRAS = frozenset({"chat_template_kwargs", "enable_thinking", "top_k", "min_p", "repetition_penalty"})
 _MOST_STOPS = 64
+_MOST_LOGPROBS = 20
+#: Efforts, and whether a model that can only be told to think or not is told to.
+_EFFORTS = {
+    "none": False,
+    "minimal": False,
+    "low": True,
+    "medium": True,
+    "high": True,
+    "xhigh": True,
+    "max": True,
+}
 
 NOT_ASKED = object()
 """No schema was asked for (None could be one that somebody wrote)."""
@@ -56,6 +64,9 @@ class Plan:
         tools: The same, read.
         forced: The tools of which one must be called; empty if none must.
         several: Whether several tools may be called at once.
+        logprobs: How many alternatives each token of the content comes with; None: no probabilities.
+        thinking: Whether the caller wants the model to think; None: that is the model's own matter.
+        effort: How much, by OpenAI's words; None: the caller did not say.
         schema: What a JSON answer must conform to; `NOT_ASKED` if it need not be JSON.
         template_kwargs: Variables for the chat template.
     """
@@ -67,6 +78,9 @@ class Plan:
     tools: tuple[Tool, ...] = ()
     forced: tuple[Tool, ...] = ()
     several: bool = True
+    logprobs: int | None = None
+    thinking: bool | None = None
+    effort: str | None = None
     schema: object = NOT_ASKED
     template_kwargs: Mapping[str, object] = field(default_factory=dict)
 
@@ -98,15 +112,18 @@ def plan(request: ChatRequest, model: str) -> Plan:
         refuse(model, "a local model answers in text only")
     if params.get("n") not in (None, 1):
         refuse(model, "a local model gives one choice; n must be 1")
-    if params.get("logprobs") or params.get("top_logprobs"):
-        refuse(model, "a local model gives no log probabilities")
+    kwargs = _template_kwargs(request.extra_body, model)
+    thinking, effort = _thinking(params, kwargs, model)
     return _with_tools(
         Plan(
             sampling=_sampling(params, request.extra_body, model),
             max_tokens=_most_tokens(request, model),
             stops=_stops(params.get("stop"), model),
             schema=_schema(params.get("response_format"), model),
-            template_kwargs=_template_kwargs(request.extra_body, model),
+            logprobs=_logprobs(params, model),
+            thinking=thinking,
+            effort=effort,
+            template_kwargs=kwargs,
         ),
         params,
         model,
@@ -184,6 +201,32 @@ def _template_kwargs(extras: Mapping[str, object], model: str) -> Mapping[str, o
     return kwargs
 
 
+def _thinking(
+    params: Mapping[str, object], kwargs: Mapping[str, object], model: str
+) -> tuple[bool | None, str | None]:
+    effort = params.get("reasoning_effort")
+    switch = kwargs.get("enable_thinking")
+    switch = switch if isinstance(switch, bool) else None
+    if effort is None:
+        return switch, None
+    if not isinstance(effort, str) or effort not in _EFFORTS:
+        refuse(model, f"reasoning_effort {effort!r} is none of {', '.join(_EFFORTS)}", "invalid_value")
+    if switch not in (None, _EFFORTS[effort]) or kwargs.get("reasoning_effort", effort) != effort:
+        refuse(model, f"reasoning_effort {effort!r} contradicts chat_template_kwargs", "invalid_value")
+    return _EFFORTS[effort], effort
+
+
+def _logprobs(params: Mapping[str, object], model: str) -> int | None:
+    most = params.get("top_logprobs") or 0
+    if not isinstance(most, int) or isinstance(most, bool) or not 0 <= most <= _MOST_LOGPROBS:
+        refuse(model, f"top_logprobs = {most!r} is out of range (0 to {_MOST_LOGPROBS})", "invalid_value")
+    if params.get("logprobs"):
+        return most
+    if most:
+        refuse(model, "top_logprobs needs logprobs=True", "invalid_value")
+    return None
+
+
 def _schema(form: object, model: str) -> object:
     kind = form.get("type") if isinstance(form, Mapping) else form
     if form is None or kind == "text":
@@ -229,41 +272,3 @@ def _forced(choice: object, tools: tuple[Tool, ...], model: str) -> tuple[Tool, 
     if not named:
         refuse(model, f"tool_choice {choice!r} names none of the tools", "invalid_value")
     return named
-
-
-def grammar_of(asked: Plan, form: ToolFormat, model: str) -> str | None:
-    """The grammar that forces what was asked for; None: nothing is forced.
-
-    Raises:
-        ModelHTTPError: 400 `invalid_schema`, if a schema cannot be held.
-    """
-    try:
-        if asked.forced:
-            rules = Rules()
-            return rules.text(form.grammar(rules, asked.forced, several=asked.several))
-        if asked.schema is NOT_ASKED:
-            return None
-        if asked.tools or form.lead:
-            rules = Rules()
-            answer = (
-                f"{literal(form.lead)} {add_schema(rules, asked.schema)}"
-                if form.lead
-                else add_schema(rules, asked.schema)
-            )
-            if asked.tools:  # it may call a tool instead of answering
-                answer = f"{answer} | {form.grammar(rules, asked.tools, several=asked.several)}"
-            return rules.text(answer)
-        return _compiled(json.dumps(asked.schema))
-    except (SchemaError, TypeError) as error:
-        raise ModelHTTPError(
-            f"the schema cannot be held by a local model: {error}",
-            model=model,
-            status_code=400,
-            code="invalid_schema",
-        ) from error
-
-
-@lru_cache(maxsize=128)
-def _compiled(schema: str) -> str:
-    """Agents send the same schema again and again."""
-    return schema_to_gbnf(json.loads(schema))

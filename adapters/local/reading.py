@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from adapters.local.json_text import JSONTail
-from adapters.local.text import StopText, held_back
-from adapters.local.tools import ToolCall, ToolFormat
+from adapters.local.text import held_back
+from adapters.local.tools import ToolCall, ToolFormat, unfinished_call
+from adapters.local.tracing import Places, Scored, split
 
-__all__ = ["THINK", "AnswerReader", "Part", "Reader", "Stopping"]
+__all__ = ["THINK", "AnswerReader", "Part", "Reader"]
 
 THINK = ("<think>", "</think>")
 """The marks around the reasoning of most models that reason."""
@@ -24,11 +25,16 @@ class Part:
         kind: "call" begins a call, "arguments" continues the call that began last.
         text: Of content, reasoning or arguments.
         call: Set if and only if `kind` is "call"; its arguments are all of them, unless "arguments" follow.
+        places: Of content: where it stood in the answer, as long as the answer is read.
+        scores: Of content: its tokens, if their probabilities were asked for. A token whose text comes in
+            several parts is in the last of them, or in none (see `hearing.Ended`).
     """
 
     kind: Literal["content", "reasoning", "call", "arguments"]
     text: str = ""
     call: ToolCall | None = None
+    places: Places = field(default=(), compare=False, repr=False)
+    scores: tuple[Scored, ...] = field(default=(), compare=False, repr=False)
 
 
 class AnswerReader(Protocol):
@@ -39,12 +45,21 @@ class AnswerReader(Protocol):
         """Whether nothing more can come that would be handed on."""
         ...
 
+    @property
+    def thinking(self) -> bool | None:
+        """Whether what came last is reasoning; None: too early to tell."""
+        ...
+
     def feed(self, text: str) -> list[Part]:
         """What the text so far makes certain and was not given before."""
         ...
 
-    def end(self) -> list[Part]:
-        """The rest, once the answer is over."""
+    def end(self, *, cut_off: bool = False) -> list[Part]:
+        """The rest, once the answer is over.
+
+        Args:
+            cut_off: It was not at its end: a call that has begun is given as far as it goes.
+        """
         ...
 
 
@@ -61,6 +76,7 @@ class Reader:
         tools: How the model writes tool calls; None: it may not call any.
         most_calls: Further calls are not read; None: any number.
         live: Characters of arguments after which a call is handed on before it is complete; None: never.
+        calls_only: A grammar holds the answer to calls: whatever is none is no content either.
     """
 
     def __init__(
@@ -71,8 +87,12 @@ class Reader:
         tools: ToolFormat | None = None,
         most_calls: int | None = None,
         live: int | None = None,
+        calls_only: bool = False,
     ) -> None:
         self._thoughts = thoughts
+        self._calls_only = calls_only
+        self._cut_off = False
+        self._read = 0  # characters of the answer that are read or in the buffer
         self._tools = tools
         self._most_calls = most_calls
         self._live = live
@@ -82,6 +102,7 @@ class Reader:
         self._tails: list[str] = []
         self._trims = thoughts is not None or tools is not None
         self._space = ""  # white space that is shown if text follows
+        self._space_places: Places = ()
         self._said = self._called = self._thought = False
         self._state: Literal["start", "think", "text", "call", "arguments", "tail"] = "text"
         if self._trims:
@@ -94,13 +115,22 @@ class Reader:
         """See `AnswerReader`."""
         return self._most_calls is not None and self._calls >= self._most_calls and self._state != "arguments"
 
+    @property
+    def thinking(self) -> bool | None:
+        """See `AnswerReader`."""
+        if self._state == "start" and self._thoughts is not None:
+            return None
+        return self._state == "think"
+
     def feed(self, text: str) -> list[Part]:
         """See `AnswerReader`."""
         self._buffer += text
+        self._read += len(text)
         return self._drain(end=False)
 
-    def end(self) -> list[Part]:
+    def end(self, *, cut_off: bool = False) -> list[Part]:
         """See `AnswerReader`."""
+        self._cut_off = cut_off
         parts = self._drain(end=True)
         return parts if self.done else [*parts, *self._content("", last=True)]
 
@@ -182,18 +212,23 @@ class Reader:
         return self._content(text)
 
     def _content(self, text: str, *, last: bool = False) -> Sequence[Part]:
+        """What of a text can be shown now. The text is what was taken from the buffer last."""
+        if self._calls_only:
+            return ()
+        places: Places = ((self._read - len(self._buffer) - len(text), len(text)),)
         if self._trims:
-            text = self._space + text
+            text, places = self._space + text, self._space_places + places
             if not self._said:
-                text = text.lstrip()
-            shown = text.rstrip()
-            if last and not self._called:
-                shown = text
+                kept = text.lstrip()
+                _, places = split(places, len(text) - len(kept))
+                text = kept
+            shown = text if last and not self._called else text.rstrip()
+            places, self._space_places = split(places, len(shown))
             text, self._space = shown, text[len(shown) :]
         if not text:
             return ()
         self._said, self._called = True, False
-        return (Part("content", text),)
+        return (Part("content", text, places=places),)
 
     # Calls
 
@@ -205,6 +240,8 @@ class Reader:
             return self._begun(self._tools)
         text, self._buffer = self._buffer[:cut], self._buffer[cut:]
         calls = self._tools.read(text)
+        if calls is None and self._cut_off and not self._buffer:
+            calls = unfinished_call(self._tools, text)
         if calls is None:
             self._state = "text"
             return self._content(text)
@@ -244,48 +281,3 @@ class Reader:
             del self._tails[0]
         self._state = "start"
         return ()
-
-
-class Stopping:
-    """Ends an answer before the model does. Fulfils `AnswerReader`.
-
-    Args:
-        reader: Reads the answer.
-        stops: Texts that end it where they stand in its content. Thoughts and calls are not looked at: a
-            blank line in a thought is not the end that the caller meant.
-        ends: Texts that end the model's turn, wherever they stand.
-    """
-
-    def __init__(self, reader: AnswerReader, stops: Sequence[str], ends: Sequence[str] = ()) -> None:
-        self._reader = reader
-        self._stops = StopText(stops)
-        self._ends = StopText(ends)
-
-    @property
-    def done(self) -> bool:
-        """See `AnswerReader`."""
-        return self._stops.stopped or self._ends.stopped or self._reader.done
-
-    def feed(self, text: str) -> list[Part]:
-        """See `AnswerReader`."""
-        return self._cut(self._reader.feed(self._ends.feed(text)))
-
-    def end(self) -> list[Part]:
-        """See `AnswerReader`."""
-        parts = self._cut([*self._reader.feed(self._ends.end()), *self._reader.end()])
-        return [*parts, *self._held()]
-
-    def _cut(self, parts: Sequence[Part]) -> list[Part]:
-        found: list[Part] = []
-        for part in parts:
-            if self._stops.stopped:
-                break
-            if part.kind != "content":
-                found += [*self._held(), part]
-            elif shown := self._stops.feed(part.text):
-                found.append(Part("content", shown))
-        return found
-
-    def _held(self) -> list[Part]:
-        text = self._stops.end()
-        return [Part("content", text)] if text else []

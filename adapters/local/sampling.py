@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import ctypes
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,15 +13,18 @@ from typing import Any
 import llama_cpp.llama_cpp as c
 import numpy as np
 
-from adapters.local.engine import Sampling
+from adapters.local.engine import Prelude, Sampling
 from adapters.local.native import NativeError, NativeModel
+from adapters.local.preludes import Thoughts
 
-__all__ = ["GrammarError", "Sampler", "recommended"]
+__all__ = ["GrammarError", "Grammars", "Sampler", "recommended"]
 
 #: llama.cpp's own defaults (common/common.h), for what neither the caller nor the file says.
 _TEMPERATURE, _TOP_P, _TOP_K, _MIN_P = 0.8, 0.95, 40, 0.05
 #: llama.cpp takes this seed for "any".
 _ANY_SEED = 0xFFFFFFFF
+#: Compiled grammars that are kept. Agents send the same few again and again; one takes up to some megabytes.
+_MOST_GRAMMARS = 16
 
 
 class GrammarError(NativeError):
@@ -69,6 +72,39 @@ def recommended(sampling: Sampling, metadata: Mapping[str, str]) -> Sampling:
     )
 
 
+def _compile(model: NativeModel, grammar: str) -> Any:
+    compiled = c.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
+    if not compiled:
+        raise GrammarError("llama.cpp cannot compile the grammar")
+    return compiled
+
+
+class Grammars:
+    """Compiled grammars of one model: the same one is compiled once. For the thread that owns the model."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Any] = {}
+
+    def compiled(self, model: NativeModel, grammar: str) -> Any:
+        """A compiled grammar at its beginning, which is the caller's to free.
+
+        Raises:
+            GrammarError: if llama.cpp cannot compile it.
+        """
+        kept = self._kept.pop(grammar, None)
+        if kept is None:
+            kept = _compile(model, grammar)
+            while len(self._kept) >= _MOST_GRAMMARS:
+                c.llama_sampler_free(self._kept.pop(next(iter(self._kept))))
+        self._kept[grammar] = kept  # the one used last is the last to go
+        return c.llama_sampler_clone(kept)
+
+    def close(self) -> None:
+        """Frees them."""
+        while self._kept:
+            c.llama_sampler_free(self._kept.popitem()[1])
+
+
 class Sampler:
     """Draws the tokens of one answer. Used by the thread that owns the model.
 
@@ -76,12 +112,22 @@ class Sampler:
         model: Whose tokens.
         sampling: Complete (see `recommended`).
         grammar: GBNF that the answer must match; None: free text.
+        prelude: What may come before what the grammar holds.
+        grammars: Where compiled grammars are kept; None: nowhere.
 
     Raises:
         GrammarError: if llama.cpp cannot compile the grammar.
     """
 
-    def __init__(self, model: NativeModel, sampling: Sampling, grammar: str | None) -> None:
+    def __init__(
+        self,
+        model: NativeModel,
+        sampling: Sampling,
+        grammar: str | None,
+        *,
+        prelude: Prelude | None = None,
+        grammars: Grammars | None = None,
+    ) -> None:
         self._model = model
         self._n_vocab = model.n_vocab
         self._open = b""  # the first bytes of a character that is not complete yet
@@ -91,10 +137,13 @@ class Sampler:
         self._chain = c.llama_sampler_chain_init(c.llama_sampler_chain_default_params())
         self._stack.callback(c.llama_sampler_free, self._chain)
         self._grammar: Any | None = None
+        self._thoughts = Thoughts(model, prelude) if prelude is not None and grammar is not None else None
         try:
             self._build(sampling, model.n_ctx)
             if grammar is not None:
-                self._compile(grammar, model)
+                kept = grammars.compiled(model, grammar) if grammars else _compile(model, grammar)
+                self._stack.callback(c.llama_sampler_free, kept)
+                self._grammar = kept
         except BaseException:
             self._stack.close()
             raise
@@ -123,12 +172,6 @@ class Sampler:
     def _add(self, sampler: Any) -> None:
         c.llama_sampler_chain_add(self._chain, sampler)
 
-    def _compile(self, grammar: str, model: NativeModel) -> None:
-        self._grammar = c.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
-        if not self._grammar:
-            raise GrammarError("llama.cpp cannot compile the grammar")
-        self._stack.callback(c.llama_sampler_free, self._grammar)
-
     def close(self) -> None:
         """Frees the samplers."""
         self._stack.close()
@@ -142,6 +185,8 @@ class Sampler:
         if self._grammar is None:
             return int(c.llama_sampler_sample(self._chain, context, row))
         logits = np.ctypeslib.as_array(c.llama_get_logits_ith(context, row), shape=(self._n_vocab,))
+        if self._thoughts is not None:
+            return self._draw_thought(self._thoughts, logits)
         # Checking one token against a grammar is cheap, checking a vocabulary is not: draw freely first.
         token = self._pick(self._candidates.fill(logits))
         begun = self._begun(token) if self._admits(token) else None
@@ -152,19 +197,37 @@ class Sampler:
         c.llama_sampler_accept(self._chain, token)
         return token
 
+    def _draw_thought(self, thoughts: Thoughts, logits: np.ndarray[Any, np.dtype[np.single]]) -> int:
+        if not thoughts.due:
+            token, _ = self._draw_where(logits, thoughts.takes)
+            if self._model.ends_turn(token):
+                thoughts.close()
+        if thoughts.due:
+            token = thoughts.due.pop(0)
+        if thoughts.note(token):
+            self._thoughts = None
+        c.llama_sampler_accept(self._chain, token)
+        return token
+
     def _draw_admitted(self, logits: np.ndarray[Any, np.dtype[np.single]]) -> tuple[int, bytes]:
         self._candidates.fill(logits)
         if self._open:
             self._keep_continuations()
         allowed = _array(self._candidates.rows)
         c.llama_sampler_apply(self._grammar, ctypes.byref(allowed))
-        kept = self._candidates.rows["logit"].copy()
+        return self._draw_where(self._candidates.rows["logit"], self._begun)
+
+    def _draw_where(
+        self, logits: np.ndarray[Any, np.dtype[np.single]], judge: Callable[[int], bytes | None]
+    ) -> tuple[int, bytes]:
+        """Draws until a token is right, and gives what the judge says of it; None is wrong."""
+        kept = logits.copy()
         # llama.cpp would abort the process when it is handed a token that the grammar forbids.
         while np.isfinite(kept).any():
             token = self._pick(self._candidates.fill(kept))
-            begun = self._begun(token)
-            if begun is not None and np.isfinite(kept[token]):
-                return token, begun
+            verdict = judge(token)
+            if verdict is not None and np.isfinite(kept[token]):
+                return token, verdict
             kept[token] = -np.inf
         raise GrammarError("the grammar admits no token here")
 

@@ -28,6 +28,11 @@ class Characters:
         """The characters that these bytes complete."""
         return self._decoder.decode(data)
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether a character is begun and not complete."""
+        return bool(self._decoder.getstate()[0])
+
 
 class StopText:
     """Ends a text at the first stop string, wherever the borders of its pieces are."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from adapters.local.grammar import Rules, SchemaError, add_schema, alternatives, literal
-from adapters.local.json_text import object_text, parsed
+from adapters.local.json_text import JSONTail, object_text, parsed
 
 __all__ = [
     "MOST_CALLS",
@@ -20,6 +20,7 @@ __all__ = [
     "arguments_rule",
     "call_of",
     "object_rule",
+    "unfinished_call",
 ]
 
 #: Calls that a grammar allows side by side; a model that cannot stop must not fill the context with them.
@@ -139,3 +140,15 @@ def call_of(value: object, names: Mapping[str, Tool]) -> ToolCall | None:
     if not isinstance(name, str) or name not in names or text is None:
         return None
     return ToolCall(name, text)
+
+
+def unfinished_call(form: ToolFormat, text: str) -> list[ToolCall] | None:
+    """The call that an answer broke off in, with its arguments as far as they go; None if there is none."""
+    head = form.head(text)
+    if head is None:
+        return None
+    tail = JSONTail()
+    arguments, _ = tail.feed(text[head.size :])
+    if tail.over and object_text(parsed(arguments)) is None:
+        return None
+    return [ToolCall(head.name, arguments)]

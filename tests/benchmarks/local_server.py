@@ -10,13 +10,14 @@ import json
 import sys
 import threading
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 
 def started(asked: dict[str, Any], *, unified: bool) -> Any:
     """A server that has answered once."""
-    import xllamacpp
+    xllamacpp: Any = import_module("xllamacpp")
 
     params = xllamacpp.CommonParams()
     params.model.path = asked["model"]

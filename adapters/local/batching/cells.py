@@ -32,6 +32,10 @@ class Store(Protocol):
         """Takes positions from a sequence; -1: to its end. Cells without a sequence are empty."""
         ...
 
+    def holds(self, sequence: int, length: int) -> bool:
+        """Whether a sequence's first tokens, so many, can be gone on from."""
+        ...
+
 
 class Cells:
     """The memory's cells.
@@ -69,10 +73,11 @@ class Cells:
         shared = np.flatnonzero(self._owners[self._of[sequence]] > 1)
         return len(self._of[sequence]) - (int(shared[-1]) + 1 if len(shared) else 0)
 
-    def ordered(self, sequence: int) -> bool:
-        """Whether a sequence's cells are in the order of its tokens."""
+    def ordered(self, sequence: int) -> int:
+        """How many tokens of a sequence, from the first, are in cells of their own order."""
         cells = self._of[sequence]
-        return all(one < other for one, other in pairwise(cells))
+        breaks = (place for place, (one, other) in enumerate(pairwise(cells), 1) if one > other)
+        return next(breaks, len(cells))
 
     def add(self, sequence: int, source: int | None = None, count: int = 0) -> None:
         """A new sequence, which shares the first `count` cells of the source."""

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
+from adapters.local.batching.disk import Disk, disk_of
 from adapters.local.context import NativeContext
-from adapters.local.engine import Job, ModelFacts
-from adapters.local.files import advice, check_file, check_hash, load_settings
+from adapters.local.engine import Job, ModelFacts, Score
+from adapters.local.files import advice, check_hash, load_settings
 from adapters.local.native import LoadSettings, NativeError, NativeModel
-from adapters.local.sampling import GrammarError, Sampler, recommended
+from adapters.local.residency.prediction import KEPT_SEQUENCES, cells_for
+from adapters.local.sampling import GrammarError, Grammars, Sampler, recommended
+from adapters.local.scoring import likeliest
+from adapters.local.threads import tune
+from adapters.local.weights import WEIGHTS, give_memory_back
 from router.errors import ContextWindowExceededError, ModelHTTPError, ModelLoadError, ModelProtocolError
 from router.models import LocalModel
 
 __all__ = ["Loaded", "cells_for"]
-
-#: Finished sequences that are kept beside the running ones.
-_KEPT_SEQUENCES = 24
-#: Cells beside those of one request's whole window, and the most memory they may take, in bytes.
-_EXTRA_CELLS, _EXTRA_BYTES = 8192, 1 << 30
-
-
-def cells_for(window: int, slots: int, bytes_per_token: int) -> int:
-    """Tokens of context to hold in memory, of all requests together.
-
-    One request alone can always use its whole window. What is beyond that is for the others, and for
-    beginnings that are kept: the rest of the windows, but at most 8,192 tokens and a gigabyte.
-    """
-    extra = min((slots - 1) * window, _EXTRA_CELLS, _EXTRA_BYTES // max(1, bytes_per_token))
-    return window + extra
 
 
 class Loaded:
@@ -39,29 +30,34 @@ class Loaded:
         shares: Whether sequences can share beginnings.
         sequences: How many sequences its context has for chats ...
         plugs: ... and how many more to hold free cells.
+        disk: Where beginnings go that leave its memory; None: nowhere.
 
     Args:
         model: What to load.
         go_on: Asked while loading; False ends it early, with an error.
         slots: Requests at work at once, at most.
+        cells: Tokens of context to hold in memory, of all requests together.
 
     Raises:
         ModelLoadError: with the reason, and what to do.
     """
 
-    def __init__(self, model: LocalModel, go_on: Callable[[], bool], *, slots: int) -> None:
+    def __init__(self, model: LocalModel, go_on: Callable[[], bool], *, slots: int, cells: int) -> None:
         self._name = model.name
-        check_file(model)
         check_hash(model, go_on)
         if not go_on():
-            raise ModelLoadError("closed while loading", model=model.name)
+            raise ModelLoadError("it was not wanted any more", model=model.name)
+        began = time.monotonic()
         try:
             settings = load_settings(model)
-            self._native = NativeModel(settings)
+            self._weights = WEIGHTS.take(settings, go_on)
             try:
-                self.context = self._make_context(settings, slots)
+                self._native = NativeModel(settings, self._weights.native)
+                self.context = self._make_context(settings, slots, cells)
+                if model.threads == "auto":
+                    tune(self.context, loading=time.monotonic() - began)
             except BaseException:
-                self._native.close()
+                WEIGHTS.give_back(self._weights)
                 raise
         except NativeError as error:
             text = f"{model.path} cannot be loaded: {error}; {advice(str(error))}"
@@ -71,20 +67,28 @@ class Loaded:
             raise ModelLoadError(text, model=model.name) from error
         self._pieces: dict[int, tuple[bytes, str, bytes]] = {}
         self._ends: dict[int, bool] = {}
+        self._grammars = Grammars()
         self.shares = self._native.shareable
         self.facts = ModelFacts(
             n_ctx=self._native.n_ctx,
             bos=self._native.token_text(self._native.bos),
             eos=self._native.token_text(self._native.eos),
             metadata=self._native.metadata(),
+            control=self._native.control,
         )
+        self.disk = self._make_disk(model)
 
-    def _make_context(self, settings: LoadSettings, slots: int) -> NativeContext:
+    @property
+    def fixed(self) -> int | None:
+        """Bytes of its weights that the system cannot drop and read again; None: unknown."""
+        return self._weights.fixed
+
+    def _make_context(self, settings: LoadSettings, slots: int, cells: int) -> NativeContext:
         window = self._native.n_ctx
-        self.sequences = slots + _KEPT_SEQUENCES
+        self.sequences = slots + KEPT_SEQUENCES
         self.plugs = self.sequences if self._native.shareable else 0
         sequences = self.sequences + self.plugs
-        cells = cells_for(window, slots, self._native.bytes_per_token)
+        cells = max(cells, window)
         try:
             return NativeContext(self._native, settings, cells=cells, sequences=sequences)
         except NativeError:
@@ -92,10 +96,19 @@ class Loaded:
                 raise
             return NativeContext(self._native, settings, cells=window, sequences=sequences)
 
+    def _make_disk(self, model: LocalModel) -> Disk | None:
+        if model.session_dir is None or not self.shares:
+            return None
+        self.plugs -= 1  # the last one is where blocks come and go
+        return disk_of(model, self.context, self.facts, self.sequences + self.plugs)
+
     def close(self) -> None:
         """Frees the model."""
+        self._grammars.close()
         self.context.close()
         self._native.close()
+        WEIGHTS.give_back(self._weights)
+        give_memory_back()
 
     def tokens(self, job: Job) -> list[int]:
         """The job's prompt as tokens, counted against the context window.
@@ -105,7 +118,7 @@ class Loaded:
             ModelProtocolError: if there is nothing to answer.
         """
         try:
-            tokens = self._native.tokenize(job.prompt)
+            tokens = self._native.tokenize(job.prompt, job.borders)
         except NativeError as error:
             raise ModelProtocolError(str(error), model=self._name) from error
         if not tokens:
@@ -127,7 +140,8 @@ class Loaded:
             ModelHTTPError: 400, if llama.cpp cannot compile its grammar.
         """
         try:
-            return Sampler(self._native, recommended(job.sampling, self.facts.metadata), job.grammar)
+            sampling = recommended(job.sampling, self.facts.metadata)
+            return Sampler(self._native, sampling, job.grammar, prelude=job.prelude, grammars=self._grammars)
         except GrammarError as error:
             text = f"the schema cannot be held: {error}"
             raise ModelHTTPError(text, model=self._name, status_code=400, code="invalid_schema") from error
@@ -138,6 +152,11 @@ class Loaded:
         if known is None:
             known = self._ends[token] = self._native.ends_turn(token)
         return known
+
+    def score(self, row: int, token: int, most: int) -> Score:
+        """How likely a token was after a row of the last step, and the likeliest others, at most so many."""
+        logprob, top = likeliest(self.context.logits(row), token, most)
+        return Score(logprob, tuple((self._native.piece(other, special=True), value) for other, value in top))
 
     def piece(self, token: int, job: Job) -> bytes:
         """The token's bytes as this job sees them; looked up once per token."""

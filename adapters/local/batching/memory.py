@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from adapters.local.batching.cells import Cells, Store
 from adapters.local.batching.tree import PrefixTree
+
+if TYPE_CHECKING:
+    from adapters.local.batching.disk import Block, Disk
 
 __all__ = ["Memory", "Separate"]
 
@@ -23,13 +27,27 @@ class Memory:
         window: The most tokens of one sequence.
         sequences: Sequences that can be held at once.
         plugs: Further sequences of the store, for free cells (see `cells`).
+        disk: Where beginnings go that leave; None: nowhere.
     """
 
-    def __init__(self, store: Store, *, cells: int, window: int, sequences: int, plugs: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        cells: int,
+        window: int,
+        sequences: int,
+        plugs: int,
+        disk: Disk | None = None,
+    ) -> None:
+        self._store = store
         self._tree = PrefixTree()
         self._cells = Cells(store, cells=cells, window=window, plugs=range(sequences, sequences + plugs))
         self._free = list(range(sequences))[::-1]
         self._kept: dict[int, None] = {}  # the least recently used first
+        self._disk = disk
+        # Kept sequences that may not be on disk, the newest last, and what of them is not; None: unknown.
+        self._unsaved: dict[int, list[Block] | None] = {}
 
     @property
     def free(self) -> int:
@@ -42,7 +60,7 @@ class Memory:
         return len(self._kept)
 
     def held(self, tokens: list[int]) -> int:
-        """How many tokens at the beginning need not be computed. The last one always must."""
+        """How many tokens at the beginning are in memory. The last one is always computed."""
         return self._tree.match(tokens[:-1])[0]
 
     def room_for(self, tokens: list[int]) -> tuple[int, int]:
@@ -61,22 +79,56 @@ class Memory:
         """A sequence to compute `tokens` in.
 
         Returns:
-            Its number, and how many tokens it holds already.
+            Its number, and how many tokens it holds already: from memory, or read from the disk.
         """
+        count, source = self._source(tokens)
+        blocks = self._disk.find(tokens[:-1], count) if self._disk is not None else []
+        if blocks:
+            count = min(count, blocks[0].start)
+        sequence = self._begin(tokens, count, source)
+        return sequence, self._restore(sequence, count, blocks)
+
+    def _source(self, tokens: list[int]) -> tuple[int, int | None]:
+        """How many tokens are in memory, and who holds them."""
         count, source = self._tree.match(tokens[:-1])
+        while source is not None and not self._store.holds(source, count):
+            if source not in self._kept:
+                return 0, None
+            self._drop(source)  # of no use for others; and what only goes on at its end is computed again
+            count, source = self._tree.match(tokens[:-1])
+        return count, source
+
+    def _begin(self, tokens: list[int], count: int, source: int | None) -> int:
         if source is not None and source in self._kept:
             self._kept[source] = self._kept.pop(source)
         if not self._free:
             oldest = next(iter(self._kept))
             if oldest == source:  # the only one that is kept: it goes on as the new sequence
+                self._save(oldest)
                 self._kept.pop(oldest)
+                self._unsaved.pop(oldest, None)
                 self._trim(oldest, count)
-                return oldest, count
+                return oldest
+            self._save(oldest)
             self._drop(oldest)
         sequence = self._free.pop()
         self._cells.add(sequence, source, count)
         self._tree.add(sequence, tokens[:count])
-        return sequence, count
+        return sequence
+
+    def _restore(self, sequence: int, count: int, blocks: list[Block]) -> int:
+        """Appends blocks from the disk, as far as that goes. Returns the tokens that are held then."""
+        for block in blocks:
+            state = self._disk.read(block) if self._disk is not None else None
+            if self._disk is None or state is None or not self.reclaim(len(block.tokens)):
+                break
+            (cells,) = self._cells.place([(sequence, len(block.tokens))])
+            if not self._disk.restore(block, state, sequence):
+                self._cells.undo([(sequence, cells)])
+                break
+            self._tree.grow(sequence, block.tokens)
+            count = block.end
+        return count
 
     def place(self, wanted: Sequence[tuple[int, int]]) -> list[list[int]]:
         """Cells for the next tokens of each sequence; see `cells.Cells.place`."""
@@ -99,6 +151,8 @@ class Memory:
             if other in self._kept:
                 self._drop(other)
         self._kept[sequence] = None
+        if self._worth_saving(sequence):
+            self._unsaved[sequence] = None
 
     def reclaim(self, cells: int) -> bool:
         """Gives up kept sequences, the least recently used first, until so many cells are free.
@@ -108,6 +162,7 @@ class Memory:
         """
         while (missing := cells - self.free) > 0 and self._kept:
             sequence = next(iter(self._kept))
+            self._save(sequence)
             own, length = self._cells.sole_tail(sequence), self._tree.length(sequence)
             trimmed = max(missing, _LEAST_TRIMMED)
             if trimmed < own:
@@ -116,12 +171,47 @@ class Memory:
                 self._drop(sequence)
         return self.free >= cells
 
+    def save(self, stop: Callable[[], bool]) -> None:
+        """Copies kept sequences to the disk, the most recently used first, until all are there.
+
+        Args:
+            stop: Asked before each block; True ends it early.
+        """
+        while self._disk is not None and self._unsaved and not stop():
+            if self._disk.ready():
+                sequence = next(reversed(self._unsaved))
+                blocks = self._unsaved[sequence]
+                if blocks is None:
+                    blocks = self._unsaved[sequence] = self._missing(sequence)[::-1]
+                if blocks:
+                    self._disk.save(blocks.pop(), sequence)
+                if not blocks:
+                    del self._unsaved[sequence]
+
+    def _save(self, sequence: int) -> None:
+        """Before a kept sequence, or its end, leaves."""
+        if self._disk is not None and self._worth_saving(sequence):
+            for block in self._missing(sequence):
+                self._disk.save(block, sequence)
+
+    def _missing(self, sequence: int) -> list[Block]:
+        if self._disk is None:
+            return []
+        # What was computed out of order is rounded otherwise, and a block would keep that.
+        return self._disk.missing(self._tree.tokens(sequence)[: self._cells.ordered(sequence)])
+
+    def _worth_saving(self, sequence: int) -> bool:
+        return self._disk is not None and self._disk.worth(self._tree.length(sequence))
+
     def _trim(self, sequence: int, length: int) -> None:
         self._cells.cut(sequence, length)
         self._tree.trim(sequence, length)
+        if sequence in self._unsaved:
+            self._unsaved[sequence] = None
 
     def _drop(self, sequence: int) -> None:
         self._kept.pop(sequence, None)
+        self._unsaved.pop(sequence, None)
         self._cells.drop(sequence)
         self._tree.drop(sequence)
         self._free.append(sequence)
@@ -179,3 +269,6 @@ class Separate:
     def reclaim(self, cells: int) -> bool:
         """See `Memory`; there is nothing to give up."""
         return self.free >= cells
+
+    def save(self, stop: Callable[[], bool]) -> None:
+        """See `Memory`; a state that cannot be cut is of use for no other text."""

@@ -30,6 +30,10 @@ _PATIENCE = 0.25
 #: ... and that it may take when there are none: who comes meanwhile waits for its end.
 _LONGEST_STEP = 1.0
 _LEAST_PIECE = 8
+#: Seconds of an answer that are told at once: no reader sees less.
+_TOLD_EVERY = 0.015
+#: Seconds for what is not yet on disk when the model leaves; closing waits two.
+_PUTTING_AWAY = 1.0
 #: A prompt's last block takes what would be less than a block beside it.
 _MOST_BLOCK = MOST_ROWS - BLOCK
 
@@ -96,7 +100,8 @@ class Serving:
         if not self._loaded.shares:
             return Separate(self._context, cells=cells, sequences=sequences)
         window, plugs = self._loaded.facts.n_ctx, self._loaded.plugs
-        return Memory(self._context, cells=cells, window=window, sequences=sequences, plugs=plugs)
+        disk = self._loaded.disk
+        return Memory(self._context, cells=cells, window=window, sequences=sequences, plugs=plugs, disk=disk)
 
     @property
     def sessions(self) -> Counter[str | None]:
@@ -197,7 +202,7 @@ class Serving:
                 self._context.put(chat.sequence or 0, tokens, chat.computed, output=count == chat.pending)
             )
         began = time.monotonic()
-        flush()
+        flush(_TOLD_EVERY)
         try:
             with TURN:
                 began = time.monotonic()
@@ -255,7 +260,9 @@ class Serving:
         if self._loaded.ends_turn(token):
             return "stop"
         chat.tokens.append(token)
-        if not chat.job.listener.piece(self._loaded.piece(token, chat.job)):
+        piece, most = self._loaded.piece(token, chat.job), chat.job.logprobs
+        told = (piece,) if most is None else (piece, self._loaded.score(row, token, most))
+        if not chat.job.listener.piece(*told):
             return "stop"
         return "length" if chat.answered >= chat.most else None
 
@@ -282,3 +289,14 @@ class Serving:
         """Fails all that run."""
         for chat in list(self.running):
             self._fail(chat, error)
+
+    def rest(self, called: Callable[[], bool]) -> None:
+        """Copies what was computed to the disk, if there is one, until somebody calls."""
+        self._memory.save(called)
+
+    def put_away(self) -> None:
+        """The same before the model leaves memory, for a limited time."""
+        end = time.monotonic() + _PUTTING_AWAY
+        self._memory.save(lambda: time.monotonic() >= end)
+        if self._loaded.disk is not None:
+            self._loaded.disk.close(end - time.monotonic())

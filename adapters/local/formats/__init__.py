@@ -51,6 +51,7 @@ class Style:
         reads_calls: bool,
         most_calls: int | None,
         live: int | None,
+        calls_only: bool = False,
     ) -> AnswerReader:
         """Reads one answer.
 
@@ -60,15 +61,19 @@ class Style:
             reads_calls: Whether it may call tools.
             most_calls: Further calls are not read; None: any number.
             live: See `reading.Reader`.
+            calls_only: See `reading.Reader`.
         """
         if isinstance(self.form, Harmony):
-            return HarmonyReader(self.form, most_calls=most_calls, live=live)
+            return HarmonyReader(
+                self.form, most_calls=most_calls, live=live, thinking=thinking, calls_only=calls_only
+            )
         return Reader(
             thoughts=self.thoughts if thoughts else None,
             thinking=thinking,
             tools=self.form if reads_calls else None,
             most_calls=most_calls,
             live=live,
+            calls_only=calls_only,
         )
 
 

@@ -11,14 +11,31 @@ from adapters.local.grammar import Rules, alternatives, literal
 from adapters.local.json_text import JSONTail, object_text, parsed
 from adapters.local.reading import Part
 from adapters.local.text import held_back
-from adapters.local.tools import SECTION_HEAD, Head, Tool, ToolCall, arguments_rule
+from adapters.local.tools import SECTION_HEAD, Head, Tool, ToolCall, arguments_rule, unfinished_call
+from adapters.local.tracing import ELSEWHERE, Places
 
-__all__ = ["Harmony", "HarmonyReader"]
+__all__ = [
+    "AFTER_THOUGHTS",
+    "BEGUN_THOUGHTS",
+    "CLOSED_THOUGHTS",
+    "NOT_IN_THOUGHTS",
+    "Harmony",
+    "HarmonyReader",
+]
 
 _START, _CHANNEL, _MESSAGE, _CONSTRAIN = "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>"
 #: What ends a message; the last two without a proper end, which the models forget now and then.
 _ENDS = ("<|end|>", "<|return|>", "<|call|>", _START, _CHANNEL)
 _ALL = (*_ENDS, _MESSAGE, _CONSTRAIN)
+
+BEGUN_THOUGHTS = f"{_CHANNEL}analysis{_MESSAGE}"
+"""What begins the reasoning, after the prompt."""
+CLOSED_THOUGHTS = _ENDS[0]
+"""What ends it."""
+AFTER_THOUGHTS = f"{_START}assistant"
+"""What follows it, before the channel of the answer."""
+NOT_IN_THOUGHTS = frozenset(_ENDS[1:])
+"""What would end it in another way."""
 #: What a header can begin with; an answer that begins otherwise has none.
 _OPENINGS = (_START, _CHANNEL, _MESSAGE, _CONSTRAIN, "to=", "assistant")
 #: Characters of a header; a longer one is none.
@@ -95,15 +112,30 @@ class HarmonyReader:
         form: Which tools may be called.
         most_calls: Further calls are not read; None: any number.
         live: Characters of arguments after which a call is handed on before it is complete; None: never.
+        thinking: Whether the prompt has begun the reasoning already.
+        calls_only: See `reading.Reader`.
     """
 
-    def __init__(self, form: Harmony, *, most_calls: int | None = None, live: int | None = None) -> None:
+    def __init__(
+        self,
+        form: Harmony,
+        *,
+        most_calls: int | None = None,
+        live: int | None = None,
+        thinking: bool = False,
+        calls_only: bool = False,
+    ) -> None:
         self._form = form
+        self._calls_only = calls_only
+        self._cut_off = False
+        self._read = self._at = 0  # characters read; where the piece begins that is being looked at
         self._most_calls = most_calls
         self._live = live
         self._buffer = ""
         self._header = ""
         self._state: Literal["header", "content", "reasoning", "call", "arguments"] = "header"
+        if thinking:
+            self._state = "reasoning"
         self._json = JSONTail()
         self._calls = 0
         self._said = False
@@ -114,13 +146,20 @@ class HarmonyReader:
         """See `reading.AnswerReader`."""
         return self._most_calls is not None and self._calls >= self._most_calls and self._state == "header"
 
+    @property
+    def thinking(self) -> bool | None:
+        """See `reading.AnswerReader`."""
+        return None if self._state == "header" else self._state == "reasoning"
+
     def feed(self, text: str) -> list[Part]:
         """See `reading.AnswerReader`."""
         self._buffer += text
+        self._read += len(text)
         return self._drain(end=False)
 
-    def end(self) -> list[Part]:
+    def end(self, *, cut_off: bool = False) -> list[Part]:
         """See `reading.AnswerReader`."""
+        self._cut_off = cut_off
         return self._drain(end=True)
 
     def _drain(self, *, end: bool) -> list[Part]:
@@ -155,6 +194,7 @@ class HarmonyReader:
         return "reasoning" if channel and channel[1] == "analysis" else "content"
 
     def _read_body(self, *, end: bool) -> list[Part]:
+        self._at = self._read - len(self._buffer)
         places = [(place, mark) for mark in _ENDS if (place := self._buffer.find(mark)) >= 0]
         if places:
             place, mark = min(places)
@@ -181,15 +221,21 @@ class HarmonyReader:
         return self._content(text)
 
     def _content(self, text: str) -> list[Part]:
-        if not text:
+        if not text or self._calls_only:
             return []
         lead = "\n\n" if self._apart else ""  # two messages in one answer
+        places: Places = ((self._at, len(text)),)
+        if lead:
+            places = ((ELSEWHERE, len(lead)), *places)
         self._said, self._apart = True, False
-        return [Part("content", lead + text)]
+        return [Part("content", lead + text, places=places)]
 
     def _whole(self, body: str) -> list[Part]:
         self._state = "header"
-        calls = self._form.read(f"{self._header}{_MESSAGE}{body}")
+        text = f"{self._header}{_MESSAGE}{body}"
+        calls = self._form.read(text)
+        if calls is None and self._cut_off and not self._buffer:
+            calls = unfinished_call(self._form, text)
         if calls is None:
             return self._content(body)
         self._calls += len(calls)

@@ -22,6 +22,7 @@ from adapters.local.engines import engine_of
 from adapters.local.isolation.messages import Cancel, Command, Heard, Open, Opened, Setup, Submit
 from adapters.local.isolation.turn import join
 from adapters.local.isolation.wire import GREETING, Frames, Plain, frame, job_of, pack, write_all
+from adapters.local.residency import Lodger
 from router.adapter import Load
 from router.errors import ModelError
 from router.models import LocalModel
@@ -81,8 +82,9 @@ class _Office:
     def __init__(self, setup: Setup, events: int) -> None:
         if setup.turn is not None:
             join(setup.turn)
-        fields = {**setup.model, "isolation": "thread"}
-        self._engine: Engine = engine_of(LocalModel.parse(fields))
+        # The app says when the model leaves memory.
+        fields = {**setup.model, "isolation": "thread", "idle_ttl": None}
+        self._engine: Engine = engine_of(LocalModel.parse(fields), place=Lodger(setup.cells))
         self._jobs: dict[int, Job] = {}
         self._post = _Post(events, self._engine)
 

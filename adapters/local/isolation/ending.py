@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass
 
-__all__ = ["Ending"]
+__all__ = ["Ending", "what"]
 
 _MEMORY = "free memory, lower n_ctx or max_parallel, or take a smaller model or quantisation"
 #: What a signal mostly means, and what to do.
@@ -50,6 +50,13 @@ class Ending:
             advice = _MEANINGS.get(name, "")
             return f"its process was killed by {name} {doing}{said}" + (f"; {advice}" if advice else "")
         return f"its process ended with exit code {self.code} {doing}{said}"
+
+
+def what(running: int, *, loaded: bool) -> str:
+    """What an engine's process was doing: "while it ..."."""
+    if not loaded:
+        return "while it loaded the model"
+    return f"while it answered {running} request{'s' * (running != 1)}" if running else "while it was idle"
 
 
 def _signal_name(code: int) -> str:

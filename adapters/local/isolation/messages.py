@@ -20,10 +20,12 @@ class Setup:
     Attributes:
         model: The fields of the `LocalModel`, as plain data.
         turn: The descriptor of the file whose locks say whose turn to compute it is; None: nobody else's.
+        cells: Tokens of context that it may hold in memory.
     """
 
     model: Mapping[str, object]
     turn: int | None = None
+    cells: int = 0
 
 
 @dataclass(frozen=True, slots=True)

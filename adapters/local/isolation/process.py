@@ -32,7 +32,8 @@ class Child:
 
     Args:
         name: What its threads are called after.
-        first: The first message to it.
+        first: Says the first message to it, on this object's own thread, before it is started; may wait, and
+            may raise a `StartError`.
         keep: Descriptors of the app's that it keeps.
         hear: Is told every message, on this object's own thread.
         over: Is told of its end, there too, once; nothing is heard after it.
@@ -41,7 +42,7 @@ class Child:
     def __init__(
         self,
         name: str,
-        first: object,
+        first: Callable[[], object],
         *,
         keep: tuple[int, ...],
         hear: Callable[[object], None],
@@ -53,7 +54,7 @@ class Child:
         self._over = over
         self._process: subprocess.Popen[bytes] | None = None
         self._outbox: SimpleQueue[Plain] = SimpleQueue()
-        self._outbox.put(pack(first))
+        self._first = first
         self._last_words: deque[str] = deque(maxlen=1)
         self._gone = threading.Event()
         self._owner = self._thread(self._run, "")
@@ -121,20 +122,21 @@ class Child:
 
     def _run(self) -> None:
         try:
+            first = pack(self._first())
             self._process = process = start(self._keep)
         except StartError as error:
             ending = Ending(None, reason=str(error))
         else:
-            ending = self._serve(process)
+            ending = self._serve(process, first)
         self._gone.set()
         self._over(ending)
 
-    def _serve(self, process: subprocess.Popen[bytes]) -> Ending:
+    def _serve(self, process: subprocess.Popen[bytes], first: Plain) -> Ending:
         assert process.stdin is not None  # noqa: S101 - pipes were asked for
         assert process.stdout is not None  # noqa: S101
         assert process.stderr is not None  # noqa: S101
         stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
-        writer = self._thread(lambda: self._write(stdin), "-in")
+        writer = self._thread(lambda: self._write(stdin, first), "-in")
         drain = self._thread(lambda: self._drain(stderr), "-err")
         reason = ""
         try:
@@ -182,8 +184,9 @@ class Child:
                 raise ValueError("it prints on its standard output when Python starts")
         return start.partition(GREETING)[2]
 
-    def _write(self, stdin: IO[bytes]) -> None:
+    def _write(self, stdin: IO[bytes], first: Plain) -> None:
         with stdin, suppress(OSError):  # whoever reads knows better why the pipe broke
+            write_all(stdin.fileno(), frame([first]))
             more = True
             while more:
                 batch, more = self._batch()

@@ -6,9 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from adapters.local.engine import Job, Opened
+from adapters.local.isolation.messages import Heard
 from router.errors import ModelError
 
 __all__ = ["Ticket", "Tickets"]
+
+#: What a child may have a listener told.
+_METHODS = frozenset({"started", "piece", "finished", "failed"})
 
 
 @dataclass(slots=True, eq=False)
@@ -25,6 +29,18 @@ class Ticket:
     running: bool = False
     pieces: int = 0
 
+    def tell(self, event: Heard) -> bool:
+        """Tells the listener what the child's engine told. False: it has had enough.
+
+        Raises:
+            ValueError: if a listener is told no such thing.
+        """
+        if event.method not in _METHODS:
+            raise ValueError(event.method)
+        go_on = getattr(self.job.listener, event.method)(*event.told, **event.named)
+        self.pieces += event.method == "piece"
+        return event.method != "piece" or bool(go_on)
+
 
 class Tickets:
     """Jobs and openings under way.
@@ -39,6 +55,10 @@ class Tickets:
         self._opening: dict[int, Opened] = {}
         self._jobs: dict[int, Ticket] = {}
         self._numbers: dict[Job, int] = {}
+
+    def __bool__(self) -> bool:
+        """Whether anything is under way."""
+        return bool(self._opening or self._jobs)
 
     @property
     def waiting(self) -> int:
@@ -74,6 +94,11 @@ class Tickets:
     def end_opening(self, number: int) -> Opened | None:
         """Whom to tell; None if nobody is."""
         return self._opening.pop(number, None)
+
+    def forget(self, told: Opened) -> None:
+        """Somebody does not want to hear of an opening any more."""
+        for number in [number for number, one in self._opening.items() if one is told]:
+            del self._opening[number]
 
     def end_job(self, number: int) -> Ticket | None:
         """The ticket; None if the job was over."""

@@ -112,6 +112,9 @@ class ScriptedEngine:
     def open(self, told: Opened) -> None:
         told(self.facts)
 
+    def give_up(self, told: Opened) -> None:
+        pass
+
     def submit(self, job: Job) -> None:
         self.jobs.append(job)
         threading.Thread(target=self._answer, args=(job,), daemon=True).start()

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from adapters.local.adapter import LocalAdapter
 from adapters.local.formats import DeepSeek, Harmony, HarmonyReader, Hermes, Llama
-from adapters.local.reading import THINK, AnswerReader, Part, Reader, Stopping
+from adapters.local.reading import THINK, AnswerReader, Part, Reader
+from adapters.local.stopping import Stopping
 from adapters.local.text import Characters
 from adapters.local.tools import Tool, ToolFormat
 from router.errors import ModelHTTPError

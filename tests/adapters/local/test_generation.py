@@ -332,8 +332,8 @@ async def test_smollm_ends_its_turn_and_writes_json_when_it_must(smollm: Path, m
     ("params", "code"),
     [
         ({"n": 2}, "unsupported"),
-        ({"logprobs": True}, "unsupported"),
-        ({"reasoning_effort": "high"}, "unsupported"),
+        ({"top_logprobs": 2}, "invalid_value"),
+        ({"verbosity": "low"}, "unsupported"),
         ({"stop": 5}, "invalid_value"),
         ({"temperature": -1}, "invalid_value"),
         ({"max_tokens": 0}, "invalid_value"),

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from adapters.local.formats import Hermes, Llama
 from adapters.local.reading import THINK, Part, Reader
+from adapters.local.stopping import Stopping
 from adapters.local.text import Characters, StopText
-from adapters.local.tools import Tool, ToolFormat
+from adapters.local.tools import Tool, ToolCall, ToolFormat
 
 TOOLS = [Tool("get_weather"), Tool("add")]
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Zürich"}}\n</tool_call>'
@@ -62,6 +63,53 @@ def test_text_that_only_began_like_a_stop_string_is_shown_at_the_end() -> None:
     decoder = StopText(["STOP"])
     assert decoder.feed("a STO") == "a "
     assert decoder.end() == "STO"
+
+
+STOPS = ["STOP", "ürlich", "🙂a", "\n\n", "</", '"city"']
+WORDS = ["STOP", "ST", "OP", "nat", "ürlich", "ü", "🙂", "a", "\n", " ", "<", "</", CALL, "<tool_call>", "."]
+
+
+def heard(text: bytes, borders: list[int]) -> tuple[str, list[ToolCall], bool]:
+    """What an answer says in the end, and whether a stop string ended it."""
+    characters = Characters()
+    reader = Stopping(Reader(tools=Hermes(TOOLS)), STOPS)
+    parts: list[Part] = []
+    for piece in cut(text, borders):
+        if shown := characters.feed(piece):
+            parts += reader.feed(shown)
+        if reader.done:
+            break
+    stopped = reader.done
+    parts += reader.end()
+    content = "".join(part.text for part in parts if part.kind == "content")
+    return content, [part.call for part in parts if part.call], stopped
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=14).map("".join), sizes)
+def test_stop_strings_work_alike_wherever_tokens_end_even_inside_a_character(
+    text: str, borders: list[int]
+) -> None:
+    content, calls, stopped = heard(text.encode(), borders)
+    whole, all_calls, _ = heard(text.encode(), [])
+    # Whoever reads an answer in one piece learns of its end only after the calls that follow.
+    assert content == whole
+    assert calls == all_calls[: len(calls)]
+    assert stopped or calls == all_calls
+    assert calls or not any(stop in content for stop in STOPS)  # a call may stand in the middle of one
+
+
+@given(sizes)
+def test_what_a_call_says_is_no_stop_string(borders: list[int]) -> None:
+    """`"city"` and `</` stand in the call; they end content only."""
+    content, calls, stopped = heard(f"One. {CALL} Two </b>".encode(), borders)
+    assert content == "One.  Two "
+    assert [call.name for call in calls] == ["get_weather"]
+    assert stopped
+
+
+def test_the_beginning_of_a_stop_string_is_shown_before_a_call_and_not_joined_across_it() -> None:
+    content, calls, stopped = heard(f"a ST{CALL}OP".encode(), [])
+    assert (content, len(calls), stopped) == ("a STOP", 1, False)
 
 
 def read(

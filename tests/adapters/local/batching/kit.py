@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 from adapters.local.batching import BatchingEngine
-from adapters.local.engine import Finish, Job, Sampling
+from adapters.local.engine import Finish, Job, Sampling, Score
 from adapters.local.sampling import Sampler, recommended
 from router.errors import ModelError
 from router.models import LocalModel
@@ -34,7 +34,7 @@ class Heard:
         self.prompt_tokens, self.cached_tokens = prompt_tokens, cached_tokens
         self.begun.set()
 
-    def piece(self, text: bytes) -> bool:
+    def piece(self, text: bytes, score: Score | None = None, /) -> bool:
         assert self.begun.is_set()
         assert not self.over.is_set()
         self.pieces.append(text)

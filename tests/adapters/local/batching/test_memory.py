@@ -16,6 +16,7 @@ class FakeStore:
         self.owners: list[set[tuple[int, int]]] = [set() for _ in range(cells)]  # (sequence, position)
         self.token = [-1] * cells
         self._head = 0
+        self.worn: set[int] = set()  # sequences whose window was given to others
 
     def compute(self, rows: list[tuple[int, int, int]]) -> None:
         """Appends tokens: (sequence, position, token)."""
@@ -43,6 +44,9 @@ class FakeStore:
             owners.difference_update(gone)
             if gone and not owners:
                 self._head = min(self._head, cell)
+
+    def holds(self, sequence: int, length: int) -> bool:
+        return sequence not in self.worn
 
     def cells(self, sequence: int) -> list[int]:
         """In the order of the positions."""
@@ -167,6 +171,17 @@ def test_what_another_one_holds_is_not_kept_twice() -> None:
     memory.close(one)
     memory.close(two)
     assert (memory.kept, store.used(8)) == (1, 4)
+
+
+def test_what_a_sliding_window_lost_is_computed_again_and_not_shared() -> None:
+    store, memory = made(100)
+    filled(store, memory, [1, 2, 3, 4])
+    store.worn = {0}
+    sequence, held = memory.open([1, 2, 3, 9])
+    assert (held, memory.kept) == (0, 0)
+    store.worn = {sequence}  # one that is at work stays, and is not shared
+    compute(store, memory, [(sequence, 0, [1, 2, 3, 9])])
+    assert memory.open([1, 2, 3, 9])[1] == 0
 
 
 def test_the_last_token_of_a_prompt_is_always_computed() -> None:

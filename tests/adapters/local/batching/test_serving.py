@@ -164,7 +164,7 @@ def test_an_answer_goes_on_while_a_long_prompt_is_read(tiny: Tiny) -> None:
     seen: list[int] = []
 
     class Looking(Heard):
-        def piece(self, text: bytes) -> bool:
+        def piece(self, text: bytes, *_score: object) -> bool:
             seen.append(len(heard.pieces))
             return super().piece(text)
 

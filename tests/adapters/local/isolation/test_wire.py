@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.local.engine import Job, ModelFacts, Sampling
+from adapters.local.engine import Job, ModelFacts, Prelude, Sampling, Score
 from adapters.local.isolation.messages import Cancel, Heard, Open, Opened, Setup, Submit
 from adapters.local.isolation.wire import Frames, frame, job_fields, job_of, pack
 from router.adapter import Load
@@ -42,7 +42,7 @@ plain = st.recursive(
 
 class Deaf:
     def started(self, prompt_tokens: int, cached_tokens: int = 0) -> None: ...
-    def piece(self, text: bytes) -> bool:
+    def piece(self, text: bytes, *_score: object) -> bool:
         return True
 
     def finished(self, finish: Any, completion_tokens: int) -> None: ...
@@ -95,6 +95,9 @@ def test_a_job_crosses_with_all_that_it_says() -> None:
         sampling=sampling,
         max_tokens=7,
         grammar='root ::= "a"',
+        prelude=Prelude("</think>", frozenset({"<|end|>"})),
+        borders=(3, 7),
+        logprobs=0,
         visible=frozenset({"<think>"}),
     )
     (message,) = crossed(Submit(4, job_fields(job)))
@@ -106,9 +109,22 @@ def test_a_job_crosses_with_all_that_it_says() -> None:
 
 
 def test_facts_load_and_setup_cross() -> None:
-    facts = ModelFacts(n_ctx=2048, bos="<s>", eos="</s>", metadata={"general.architecture": "qwen3"})
+    facts = ModelFacts(
+        n_ctx=2048,
+        bos="<s>",
+        eos="</s>",
+        metadata={"general.architecture": "qwen3"},
+        control=frozenset({"<s>"}),
+    )
     told = [Opened(1, facts), Load(resident=True, slots=8), Setup({"name": "m"}, turn=5)]
     assert crossed(*told) == told
+
+
+def test_a_piece_crosses_with_its_score() -> None:
+    heard = Heard(3, "piece", (b"\xf0\x9f", Score(-0.1, ((b"\xf0\x9f", -0.1), (b"a", -9999.0)))))
+    (message,) = crossed(heard)
+    assert message == heard
+    assert kinds(message.told[1].top) == kinds(heard.told[1].top)  # type: ignore[attr-defined]  # a score
 
 
 def test_a_declaration_crosses_as_plain_data(tmp_path: Any) -> None:
