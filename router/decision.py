@@ -118,7 +118,7 @@ class Attempt:
 
 
 class Ranking(ABC):
-    """Candidates in columns; they become objects when they are looked at. See `router.ranking`."""
+    """Candidates in columns; they become objects when they are looked at. See `router.ranked`."""
 
     __slots__ = ()
 

@@ -11,7 +11,7 @@ from router.decision import Attempt, Decision, Features
 from router.fleet import Fleet
 from router.objective import Estimate, Rules
 from router.prefixes import Prompt
-from router.ranking import Ranked
+from router.ranked import Ranked
 from router.request import ChatRequest
 
 __all__ = ["Routing"]

@@ -35,7 +35,8 @@ from router.fleet import Fleet
 from router.learning.pace import PRIOR_SPREAD
 from router.objective import Rules
 from router.profile import PriceTable, Profile, Speed, Tier
-from router.ranking import Ranked, rank
+from router.ranked import Ranked
+from router.ranking import rank
 from router.testing import ScriptedModel
 
 HELLO: Any = [{"role": "user", "content": "hi"}]
