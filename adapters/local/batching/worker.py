@@ -175,8 +175,9 @@ class Worker:
                 if self._leaving:
                     self._let_go()
                     continue
-                self._admit(self._serving, self._loaded.facts)
-                self._seat(self._serving)
+                if len(self._waiting):
+                    self._admit(self._serving, self._loaded.facts)
+                    self._seat(self._serving)
                 self._step(self._serving, self._loaded.context)
         finally:
             self._end()
