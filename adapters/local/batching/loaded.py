@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from adapters.local.batching.disk import Disk, disk_of
 from adapters.local.context import NativeContext
@@ -48,17 +49,14 @@ class Loaded:
         if not go_on():
             raise ModelLoadError("it was not wanted any more", model=model.name)
         began = time.monotonic()
+        self._stack = ExitStack()
         try:
-            settings = load_settings(model)
-            self._weights = WEIGHTS.take(settings, go_on)
-            try:
-                self._native = NativeModel(settings, self._weights.native)
-                self.context = self._make_context(settings, slots, cells)
+            with ExitStack() as stack:
+                self._load(model, go_on, slots, cells, stack)
                 if model.threads == "auto":
                     tune(self.context, loading=time.monotonic() - began)
-            except BaseException:
-                WEIGHTS.give_back(self._weights)
-                raise
+                self._describe(model)
+                self._stack = stack.pop_all()
         except NativeError as error:
             text = f"{model.path} cannot be loaded: {error}; {advice(str(error))}"
             raise ModelLoadError(text, model=model.name) from error
@@ -67,7 +65,22 @@ class Loaded:
             raise ModelLoadError(text, model=model.name) from error
         self._pieces: dict[int, tuple[bytes, str, bytes]] = {}
         self._ends: dict[int, bool] = {}
+
+    def _load(
+        self, model: LocalModel, go_on: Callable[[], bool], slots: int, cells: int, stack: ExitStack
+    ) -> None:
+        settings = load_settings(model)
+        stack.callback(give_memory_back)
+        self._weights = WEIGHTS.take(settings, go_on)
+        stack.callback(WEIGHTS.give_back, self._weights)
+        self._native = NativeModel(settings, self._weights.native)
+        stack.callback(self._native.close)
+        self.context = self._make_context(settings, slots, cells)
+        stack.callback(self.context.close)
         self._grammars = Grammars()
+        stack.callback(self._grammars.close)
+
+    def _describe(self, model: LocalModel) -> None:
         self.shares = self._native.shareable
         self.facts = ModelFacts(
             n_ctx=self._native.n_ctx,
@@ -104,11 +117,7 @@ class Loaded:
 
     def close(self) -> None:
         """Frees the model."""
-        self._grammars.close()
-        self.context.close()
-        self._native.close()
-        WEIGHTS.give_back(self._weights)
-        give_memory_back()
+        self._stack.close()
 
     def tokens(self, job: Job) -> list[int]:
         """The job's prompt as tokens, counted against the context window.

@@ -6,7 +6,7 @@ Nothing here locks: whoever owns it does.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
@@ -78,6 +78,14 @@ class Waiting(Generic[T]):
                 one.release()
                 return True
         return False
+
+    def take_back(self, evicted: Sequence[T]) -> None:
+        """Those who had to make room are the first to come in again, unless they were cancelled meanwhile."""
+        for one in reversed(evicted):
+            if one.job.cancelled:
+                one.release()
+            else:
+                self.queue.push(one, one.job.session, first=True)
 
     def clear(self) -> Refused[T]:
         """Takes all out, for who tells them."""

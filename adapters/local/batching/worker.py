@@ -6,10 +6,12 @@ context.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from typing import TYPE_CHECKING
 
+from adapters.local.batching.door import Door
 from adapters.local.batching.forking import forked, loads, refuse_after_fork
 from adapters.local.batching.waiting import Waiting, closed, full
 from adapters.local.engine import Job, ModelFacts, Opened
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from adapters.local.context import NativeContext
 
 __all__ = ["MOST_SLOTS", "MOST_WAITING", "Worker"]
+
+_log = logging.getLogger("router.local")
 
 #: Jobs that may wait for a model; beyond it requests are better served elsewhere.
 MOST_WAITING = 256
@@ -52,11 +56,13 @@ class Worker:
         self._lock = threading.Condition()
         self._thread: threading.Thread | None = None
         self._waiting: Waiting[Chat] = Waiting()
+        self._door = Door(model.name, self._lock, self._waiting, self._slots)
         self._running: list[Chat] = []  # the serving's own list, which only the owner thread changes
         self._loaded: Loaded | None = None
         self._serving: Serving | None = None
         self._facts: ModelFacts | None = None  # of the last load
         self._leaving = False
+        self._stepping = False  # who has to make room in a step is in no list until it is over
         self._closed = False
 
     # From any thread
@@ -68,8 +74,8 @@ class Worker:
             loaded = self._loaded
             if self._closed or loaded is None:
                 self._check_room()
-                self._waiting.opened.append(told)
                 self._wake()
+                self._waiting.opened.append(told)
                 return
         told(loaded.facts)
 
@@ -87,8 +93,8 @@ class Worker:
         self._place.used()
         with self._lock:
             self._check_room()
-            self._waiting.fresh.append(job)
             self._wake()
+            self._waiting.fresh.append(job)
 
     def cancel(self, job: Job) -> None:
         """Stops a job. See `engine.Engine`."""
@@ -96,7 +102,8 @@ class Worker:
         if forked():
             return
         with self._lock:
-            alone = len(self._running) == 1 and self._running[0].job is job
+            running = tuple(self._running)  # the owner changes it without the lock
+            alone = len(running) == 1 and running[0].job is job
             if not self._waiting.remove(job) and self._loaded is not None and alone:
                 self._loaded.context.abort()  # beside others a step is short, and theirs, too
         self._place.changed()
@@ -137,10 +144,20 @@ class Worker:
             raise full(self._declared.name, MOST_WAITING)
 
     def _wake(self) -> None:
+        """Has the owner thread look, once the lock is free.
+
+        Raises:
+            ModelLoadError: if there can be no thread.
+        """
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, daemon=True)
-            self._thread.name = f"router-local-{self._declared.name}"
-            self._thread.start()
+            name = f"router-local-{self._declared.name}"
+            thread = threading.Thread(target=self._run, name=name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                text = f"cannot load: the system gives this process no thread more ({error})"
+                raise ModelLoadError(text, model=self._declared.name) from error
+            self._thread = thread
         self._lock.notify_all()
 
     # For the books, under their lock
@@ -148,7 +165,8 @@ class Worker:
     def idle(self) -> bool:
         """See `residency.Engine`."""
         with self._lock:
-            return self._loaded is not None and not (self._running or self._waiting or self._closed)
+            busy = self._running or self._waiting or self._stepping or self._closed
+            return self._loaded is not None and not busy
 
     def leave(self) -> bool:
         """See `residency.Engine`."""
@@ -168,19 +186,37 @@ class Worker:
     def _run(self) -> None:
         gather()
         try:
-            while self._wait_for_work():
-                if self._serving is None or self._loaded is None:
-                    self._try_load()
-                    continue
-                if self._leaving:
-                    self._let_go()
-                    continue
-                if len(self._waiting):
-                    self._admit(self._serving, self._loaded.facts)
-                    self._seat(self._serving)
-                self._step(self._serving, self._loaded.context)
+            while True:
+                try:
+                    if not self._wait_for_work():
+                        return
+                    self._work()
+                except Exception as error:  # noqa: BLE001 - it is for all who come, whatever broke for one
+                    self._recover(error)
         finally:
             self._end()
+
+    def _work(self) -> None:
+        if self._serving is None or self._loaded is None:
+            self._try_load()
+            return
+        if self._leaving:
+            self._let_go(closed(self._declared.name))
+            return
+        if len(self._waiting):
+            self._door.admit(self._serving, self._loaded.facts)
+            self._door.seat(self._serving)
+        self._step(self._serving, self._loaded.context)
+
+    def _recover(self, error: Exception) -> None:
+        """Begins anew after what nobody foresaw: those who are here fail, the next one loads it again."""
+        name = self._declared.name
+        _log.error("the engine of %s broke and begins anew", name, exc_info=error)
+        failed = ModelProtocolError(f"the engine broke: {error!r}", model=name)
+        failed.__cause__ = error
+        self._stepping = False
+        self._let_go(failed)
+        self._fail_waiting(failed)
 
     def _wait_for_work(self) -> bool:
         if not self._running:
@@ -197,28 +233,43 @@ class Worker:
                     self._lock.wait(None if end is None else end - time.monotonic())
             return not self._closed
 
-    def _let_go(self) -> None:
-        """Gives the memory back. Whoever came meanwhile waits for the next load, unless it is closed."""
-        error = closed(self._declared.name)
+    def _let_go(self, error: ModelError) -> None:
+        """Gives the memory back, whatever happens. Those at work, if there are any, get the error.
+
+        Whoever came meanwhile waits for the next load, unless it is closed.
+        """
         with self._lock:
             loaded, self._loaded, serving, self._serving = self._loaded, None, self._serving, None
             self._running = []
-        if serving is not None:
-            serving.end(error)
-            if self._closed:
-                self._fail_waiting(error)
-            flush()
+        try:
+            if serving is not None:
+                self._dismiss(serving, error)
+        finally:
+            try:
+                if loaded is not None:
+                    loaded.close()
+            finally:
+                self._leaving = False
+                self._place.left()
+
+    def _dismiss(self, serving: Serving, error: ModelError) -> None:
+        serving.end(error)
+        if self._closed:
+            self._fail_waiting(error)
+        flush()
+        try:
             serving.put_away()
-        if loaded is not None:
-            loaded.close()
-        self._leaving = False
-        self._place.left()
+        except Exception:  # noqa: BLE001 - what is kept on disk is no reason to keep the memory
+            _log.exception("what %s computed cannot be kept on disk", self._declared.name)
 
     def _end(self) -> None:
         self._closed = True
-        self._let_go()
-        self._fail_waiting(closed(self._declared.name))
-        flush()
+        error = closed(self._declared.name)
+        try:
+            self._let_go(error)
+        finally:
+            self._fail_waiting(error)
+            flush()
 
     def _fail_waiting(self, error: ModelError) -> None:
         with self._lock:
@@ -246,55 +297,14 @@ class Worker:
         with self._lock:
             self._loaded, self._serving, self._running = loaded, serving, serving.running
 
-    def _admit(self, serving: Serving, facts: ModelFacts) -> None:
-        """Tells newcomers at once what they need to know, whether or not there is a seat for them."""
-        with self._lock:
-            opened = self._waiting.all_opened()
-        for told in opened:
-            told(facts)
-        while self._waiting.fresh:
-            with self._lock:
-                if not self._waiting.fresh:  # cancelled meanwhile
-                    return
-                job = self._waiting.fresh[0]  # it counts as waiting all the time
-            try:
-                chat: Chat | None = serving.chat(job)
-            except ModelError as error:
-                chat = None
-                if not job.cancelled:
-                    job.listener.failed(error)
-            except Exception as error:  # noqa: BLE001 - one job's failure must not end the thread that serves all
-                chat = None
-                job.listener.failed(ModelProtocolError(f"cannot begin: {error!r}", model=self._declared.name))
-            with self._lock:
-                if self._waiting.fresh and self._waiting.fresh[0] is job:
-                    self._waiting.fresh.popleft()
-                    if chat is not None:
-                        self._waiting.queue.push(chat, job.session)
-
-    def _seat(self, serving: Serving) -> None:
-        """Lets those begin whose turn it is, as long as there are slots and memory."""
-        while len(serving.running) < self._slots:
-            at_work = serving.sessions
-            with self._lock:
-                chat = self._waiting.queue.peek(at_work)
-                if chat is None or not serving.fits(chat):
-                    return
-                self._waiting.queue.pop(at_work)
-                serving.running.append(chat)
-            serving.begin(chat)
-
     def _step(self, serving: Serving, context: NativeContext) -> None:
         with self._lock:
             # A cancelled chat that aborted a step is known by now; a close stays in force.
             context.abort(now=self._closed)
             if self._closed:
                 return
+            self._stepping = True
         evicted = serving.step()
-        if evicted:
-            with self._lock:
-                for chat in reversed(evicted):
-                    if chat.job.cancelled:
-                        chat.release()
-                    else:
-                        self._waiting.queue.push(chat, chat.job.session, first=True)
+        with self._lock:
+            self._waiting.take_back(evicted)
+            self._stepping = False

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import cast
 
 from adapters.local.batching.waiting import closed, full
+from adapters.local.batching.worker import MOST_SLOTS
 from adapters.local.engine import Job, ModelFacts, Opened
 from adapters.local.isolation.alarm import Alarm
 from adapters.local.isolation.crashes import Crashes
@@ -55,7 +56,7 @@ class Keeper:
         self._crash = ""
         self._tickets = Tickets()
         self._facts: ModelFacts | None = None
-        self._told = Load(resident=False)
+        self._told = Load(resident=False, slots=min(model.max_parallel, MOST_SLOTS))
         self._alarm = Alarm(model.idle_ttl, self._idle_since, self.leave)
         self._idle_from = 0.0
         self._closed = False
@@ -79,8 +80,7 @@ class Keeper:
             return
         with self._lock:
             self._tickets.forget(told)
-            self._look_round()
-        self._place.changed()
+        self._rest()
 
     def submit(self, job: Job) -> None:
         """See `engine.Engine`."""
@@ -104,7 +104,7 @@ class Keeper:
             number = self._tickets.number(job)
             if number is not None:
                 self._drop(number)
-        self._place.changed()
+        self._rest()
 
     def load(self) -> Load:
         """See `engine.Engine`."""
@@ -175,9 +175,13 @@ class Keeper:
         self._owner = os.getpid()
         life = Life(self._declared, self._place, lambda: self._wanted(life))
         self._former = [child for child in (*self._former, self._child) if child and not child.ended]
-        self._life, self._dead = life, False
-        self._child = life.start(lambda told: self._hear(life, told), lambda ending: self._over(life, ending))
-        return self._child
+        try:
+            child = life.start(lambda told: self._hear(life, told), lambda ending: self._over(life, ending))
+        except RuntimeError as error:
+            text = f"cannot load: the system gives this process no thread more ({error})"
+            raise ModelLoadError(text, model=name) from error
+        self._life, self._dead, self._child = life, False, child
+        return child
 
     def _drop(self, number: int) -> Ticket | None:
         """Stops a job in the child; whatever is still told of it is not listened to."""
@@ -185,7 +189,6 @@ class Keeper:
             ticket = self._tickets.end_job(number)
             if ticket is not None and self._child is not None:
                 self._child.send(Cancel(number))
-            self._look_round()
             return ticket
 
     def _look_round(self) -> None:
@@ -249,10 +252,10 @@ class Keeper:
         self._rest()
 
     def _rest(self) -> None:
-        """After something was heard: is there nothing more to do?"""
-        if self._tickets:
-            return
+        """After something was heard, or given up: is there nothing more to do?"""
         with self._lock:
+            if self._tickets:
+                return
             self._idle_from = time.monotonic()
             self._look_round()
         self._alarm.look()

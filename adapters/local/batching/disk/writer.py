@@ -53,11 +53,16 @@ class Writer:
                 return
             if name in self._waiting:
                 return
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="router-local-disk", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the system gives no thread more; a later one may be had
+                    self.dropped += 1
+                    return
+                self._thread = thread
             self._waiting[name] = (parts, age)
             self._bytes += sum(map(len, parts))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="router-local-disk", daemon=True)
-                self._thread.start()
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> None:
