@@ -257,6 +257,17 @@ class NativeContext:
         written = int(c.llama_state_seq_get_data(self._context, buffer, size, sequence))
         return bytes(buffer) if 0 < written == size else None
 
+    def double(self, source: int, target: int, count: int) -> bool:
+        """Copies the first `count` positions of a sequence into the first empty cells, as an empty one's.
+
+        Returns:
+            Whether llama.cpp could. If not, the target is empty.
+        """
+        self.share(source, target, 0, count)
+        state = self.state(target, 0, count)
+        self.cut(target, 0)
+        return state is not None and self.restore(target, memoryview(state), 0, count)
+
     def restore(self, sequence: int, state: memoryview, start: int, end: int) -> bool:
         """Puts what `state` gave into the first empty cells, in that order.
 

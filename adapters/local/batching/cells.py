@@ -6,12 +6,16 @@ cells of a sequence are kept in the order of its tokens. llama.cpp cannot be tol
 can be left no choice: free cells are held by sequences that nobody computes (*plugs*), and those that are
 wanted next are let go, exactly so many. A cell that nobody holds any more goes over to a plug; no data moves.
 
+Long prompts are summed up in tiles of so many neighbouring cells. So that each tile holds the tokens that it
+would hold in an empty memory, they begin where a tile begins; cells before it that were never used, and that
+llama.cpp would use first, are filled with copies.
+
 Pure but for the `Store` it commands. Should its picture ever be wrong, then only the order is.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Protocol
@@ -32,6 +36,14 @@ class Store(Protocol):
         """Takes positions from a sequence; -1: to its end. Cells without a sequence are empty."""
         ...
 
+    def double(self, source: int, target: int, count: int) -> bool:
+        """Copies the first `count` positions of the source into the first empty cells, as an empty target's.
+
+        Returns:
+            Whether it could. If not, the target is empty.
+        """
+        ...
+
     def holds(self, sequence: int, length: int) -> bool:
         """Whether a sequence's first tokens, so many, can be gone on from."""
         ...
@@ -45,10 +57,14 @@ class Cells:
         cells: How many there are.
         window: The most tokens of one sequence.
         plugs: Sequences of the store that it may use to hold free cells.
+        scratch: One more, for copies; None: none are made.
     """
 
-    def __init__(self, store: Store, *, cells: int, window: int, plugs: Sequence[int]) -> None:
+    def __init__(
+        self, store: Store, *, cells: int, window: int, plugs: Sequence[int], scratch: int | None = None
+    ) -> None:
         self._store = store
+        self._scratch = scratch
         self._total = cells
         self._owners = np.zeros(cells, np.int16)
         self._of: dict[int, list[int]] = {}
@@ -87,17 +103,34 @@ class Cells:
             self._owners[cells] += 1
             self._store.share(source, sequence, 0, count)
 
-    def place(self, wanted: Sequence[tuple[int, int]]) -> list[list[int]]:
+    def ahead(self, sequence: int) -> int:
+        """Free cells behind a sequence's last one: so much it can grow in order."""
+        last = self._last(sequence)
+        plugged = len(self._plugged) - bisect_right(self._plugged, last)
+        return plugged + self._total - self._frontier + sum(cell > last for cell in self._empty)
+
+    def reaches(self, sequence: int, other: int) -> bool:
+        """Whether a sequence has cells behind another one's last."""
+        return self._last(sequence) > self._last(other)
+
+    def _last(self, sequence: int) -> int:
+        return max(self._of[sequence], default=-1)
+
+    def place(self, wanted: Sequence[tuple[int, int]], tile: int = 0) -> list[list[int]]:
         """Finds cells for the next tokens, and leaves the store no others.
 
         Args:
             wanted: Sequences, each with how many tokens will be computed at its end; together no more than
                 `free`.
+            tile: Cells of a tile that they are to begin with, if there are such; 0: that does not matter.
 
         Returns:
             The cells of each, ascending. The store must be given the tokens in the order of these.
         """
-        found = [self._take(sequence, count) for sequence, count in wanted]
+        found = [
+            (self._take_tiles(sequence, count, tile) if tile else None) or self._take(sequence, count)
+            for sequence, count in wanted
+        ]
         for (sequence, _), cells in zip(wanted, found, strict=True):
             self._of[sequence] += cells
             self._owners[cells] = 1
@@ -113,6 +146,36 @@ class Cells:
         self._frontier += fresh
         cells += self._unplug(0, count - len(cells))  # out of order: the memory is full
         return sorted(cells)
+
+    def _take_tiles(self, sequence: int, count: int, tile: int) -> list[int] | None:
+        """Neighbouring cells behind the sequence's last that begin with a tile; None: there are none such."""
+        if self._empty or len(self._of[sequence]) % tile:
+            return None
+        last = self._last(sequence)
+        free = np.asarray(self._plugged[bisect_right(self._plugged, last) :], np.intp)
+        for first, end in _runs(free):
+            start = -(-first // tile) * tile
+            if start + count <= end:
+                return self._unplug(bisect_left(self._plugged, start), count)
+        start = -(-self._frontier // tile) * tile
+        if start + count > self._total or not self._pad(start - self._frontier):
+            return None
+        self._frontier = start + count
+        return list(range(start, start + count))
+
+    def _pad(self, count: int) -> bool:
+        """Fills never used cells with copies, which plugs hold. Whether it could."""
+        if not count:
+            return True
+        donor = next((one for one, cells in self._of.items() if len(cells) >= count), None)
+        if self._scratch is None or donor is None or not self._store.double(donor, self._scratch, count):
+            return False
+        cells = list(range(self._frontier, self._frontier + count))
+        self._of[self._scratch] = cells
+        self._owners[cells] = 1
+        self._frontier += count
+        self.drop(self._scratch)
+        return not self._empty
 
     def _unplug(self, start: int, count: int) -> list[int]:
         cells = self._plugged[start : start + count]
@@ -177,9 +240,14 @@ class Cells:
             self._empty += cells
 
 
-def _runs(places: np.ndarray[Any, np.dtype[np.intp]]) -> list[tuple[int, int]]:
-    """Ascending numbers as ranges of neighbours."""
+def _runs(cells: np.ndarray[Any, np.dtype[np.intp]]) -> list[tuple[int, int]]:
+    """Ascending cells as ranges of neighbours, each with the cell after its last."""
+    return [(int(cells[start]), int(cells[end - 1]) + 1) for start, end in _neighbours(cells)]
+
+
+def _neighbours(places: np.ndarray[Any, np.dtype[np.intp]]) -> list[tuple[int, int]]:
+    """Where in ascending numbers neighbours follow each other, from - to."""
     if not len(places):
         return []
-    breaks = np.flatnonzero(np.diff(places) > 1) + 1
-    return [(int(part[0]), int(part[-1]) + 1) for part in np.split(places, breaks)]
+    breaks = [0, *(np.flatnonzero(np.diff(places) > 1) + 1).tolist(), len(places)]
+    return list(pairwise(breaks))

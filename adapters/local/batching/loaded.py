@@ -99,8 +99,8 @@ class Loaded:
     def _make_context(self, settings: LoadSettings, slots: int, cells: int) -> NativeContext:
         window = self._native.n_ctx
         self.sequences = slots + KEPT_SEQUENCES
-        self.plugs = self.sequences if self._native.shareable else 0
-        sequences = self.sequences + self.plugs
+        sequences = 2 * self.sequences if self._native.shareable else self.sequences
+        self.plugs = max(sequences - self.sequences - 1, 0)  # the last one is where copies come and go
         cells = max(cells, window)
         try:
             return NativeContext(self._native, settings, cells=cells, sequences=sequences)
@@ -112,7 +112,6 @@ class Loaded:
     def _make_disk(self, model: LocalModel) -> Disk | None:
         if model.session_dir is None or not self.shares:
             return None
-        self.plugs -= 1  # the last one is where blocks come and go
         return disk_of(model, self.context, self.facts, self.sequences + self.plugs)
 
     def close(self) -> None:

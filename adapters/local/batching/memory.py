@@ -26,7 +26,8 @@ class Memory:
         cells: Tokens that can be held at once.
         window: The most tokens of one sequence.
         sequences: Sequences that can be held at once.
-        plugs: Further sequences of the store, for free cells (see `cells`).
+        plugs: Further sequences of the store, for free cells (see `cells`); the one after them is for copies.
+        tile: Cells that long prompts are summed up in at once (see `cells`); 0: that does not matter.
         disk: Where beginnings go that leave; None: nowhere.
     """
 
@@ -38,11 +39,16 @@ class Memory:
         window: int,
         sequences: int,
         plugs: int,
+        tile: int = 0,
         disk: Disk | None = None,
     ) -> None:
         self._store = store
         self._tree = PrefixTree()
-        self._cells = Cells(store, cells=cells, window=window, plugs=range(sequences, sequences + plugs))
+        last = sequences + plugs
+        self._cells = Cells(
+            store, cells=cells, window=window, plugs=range(sequences, last), scratch=last if tile else None
+        )
+        self._tile = tile
         self._free = list(range(sequences))[::-1]
         self._kept: dict[int, None] = {}  # the least recently used first
         self._disk = disk
@@ -75,18 +81,34 @@ class Memory:
             cells -= self._cells.sole(source, held)
         return cells, held
 
-    def open(self, tokens: list[int]) -> tuple[int, int]:
+    def open(self, tokens: list[int], answer: int = 0) -> tuple[int, int]:
         """A sequence to compute `tokens` in.
+
+        Args:
+            tokens: The prompt.
+            answer: Tokens that are expected to follow.
 
         Returns:
             Its number, and how many tokens it holds already: from memory, or read from the disk.
         """
         count, source = self._source(tokens)
+        if self._tile and len(tokens) - count >= self._tile:
+            count -= count % self._tile  # what is left is computed in tiles, and begins with one
         blocks = self._disk.find(tokens[:-1], count) if self._disk is not None else []
         if blocks:
             count = min(count, blocks[0].start)
         sequence = self._begin(tokens, count, source)
+        self._clear_ahead(sequence, len(tokens) - count + answer)
         return sequence, self._restore(sequence, count, blocks)
+
+    def _clear_ahead(self, sequence: int, count: int) -> None:
+        """Gives up kept sequences that are in the way of one that is to grow in order."""
+        while (missing := count - self._cells.ahead(sequence)) > 0:
+            in_the_way = (kept for kept in self._kept if self._cells.reaches(kept, sequence))
+            other = next(in_the_way, None)
+            if other is None:
+                return
+            self._give_up(other, missing)
 
     def _source(self, tokens: list[int]) -> tuple[int, int | None]:
         """How many tokens are in memory, and who holds them."""
@@ -132,7 +154,8 @@ class Memory:
 
     def place(self, wanted: Sequence[tuple[int, int]]) -> list[list[int]]:
         """Cells for the next tokens of each sequence; see `cells.Cells.place`."""
-        return self._cells.place(wanted)
+        tiles = self._tile and len(wanted) == 1 and wanted[0][1] >= self._tile
+        return self._cells.place(wanted, self._tile if tiles else 0)
 
     def undo(self, placed: Sequence[tuple[int, Sequence[int]]]) -> None:
         """Takes back what was placed: it was not computed."""
@@ -161,15 +184,18 @@ class Memory:
             Whether they are.
         """
         while (missing := cells - self.free) > 0 and self._kept:
-            sequence = next(iter(self._kept))
-            self._save(sequence)
-            own, length = self._cells.sole_tail(sequence), self._tree.length(sequence)
-            trimmed = max(missing, _LEAST_TRIMMED)
-            if trimmed < own:
-                self._trim(sequence, length - trimmed)
-            else:
-                self._drop(sequence)
+            self._give_up(next(iter(self._kept)), missing)
         return self.free >= cells
+
+    def _give_up(self, sequence: int, cells: int) -> None:
+        """Frees so many cells of a kept sequence's end, or all that it has."""
+        self._save(sequence)
+        own, length = self._cells.sole_tail(sequence), self._tree.length(sequence)
+        trimmed = max(cells, _LEAST_TRIMMED)
+        if trimmed < own:
+            self._trim(sequence, length - trimmed)
+        else:
+            self._drop(sequence)
 
     def save(self, stop: Callable[[], bool]) -> None:
         """Copies kept sequences to the disk, the most recently used first, until all are there.
@@ -239,7 +265,7 @@ class Separate:
         """See `Memory`; nothing is ever held."""
         return 0
 
-    def open(self, _tokens: list[int]) -> tuple[int, int]:
+    def open(self, _tokens: list[int], answer: int = 0) -> tuple[int, int]:  # noqa: ARG002 - nothing is in the way
         """See `Memory`."""
         sequence = self._free.pop()
         self._lengths[sequence] = 0

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-__all__ = ["BLOCK", "Lane", "Limits", "Pace", "begins_with", "plan_step"]
+__all__ = ["BLOCK", "SEGMENT", "Lane", "Limits", "Pace", "begins_with", "plan_step"]
 
 #: Tokens of a prompt from which on llama.cpp's flash attention takes a faster way through a CPU's kernels.
 BLOCK = 64
+#: Tokens that the class `Llama` computes at once: where a prompt is cut decides how it is rounded, and this
+#: engine's answers are to be the same.
+SEGMENT = 512
 
 #: Prompt tokens that must be saved for a chat to wait until another one has computed them.
 _WORTH_WAITING = 16
@@ -36,6 +39,11 @@ class Lane:
     def pending(self) -> int:
         """Tokens to compute before the next one can be drawn."""
         return len(self.tokens) - self.computed
+
+    @property
+    def near(self) -> int:
+        """Of these, those up to the end of the prompt's segment."""
+        return min(self.pending, SEGMENT - self.computed % SEGMENT)
 
     @property
     def waits(self) -> bool:
@@ -92,7 +100,7 @@ def plan_step(lanes: Sequence[L], limits: Limits, turn: int = 0) -> list[tuple[L
     answers = [lane for lane in lanes if lane.pending == 1 and not lane.waits]
     prompts = [lane for lane in lanes if lane.pending > 1 and not lane.waits]
     block = min(limits.block, limits.piece) if answers else limits.block
-    long = [lane for lane in prompts if lane.pending >= BLOCK] if block >= BLOCK else []
+    long = [lane for lane in prompts if lane.near >= BLOCK] if block >= BLOCK else []
     short = [lane for lane in prompts if lane not in long]
     if long and (turn % 2 or not (answers or short)):
         return [_block(long, block, turn // 2)]
@@ -100,10 +108,10 @@ def plan_step(lanes: Sequence[L], limits: Limits, turn: int = 0) -> list[tuple[L
 
 
 def _block(lanes: Sequence[L], most: int, turn: int) -> tuple[L, int]:
-    """By turns the oldest and the one that is ready soonest. What would be a small rest goes along."""
+    """By turns the oldest and the one that is ready soonest; a segment's small rest goes along."""
     lane = lanes[0] if turn % 2 else min(lanes, key=lambda one: one.pending)
     count = most // BLOCK * BLOCK
-    return lane, lane.pending if lane.pending < count + BLOCK else count
+    return lane, lane.near if lane.near < count + BLOCK else count
 
 
 def _mixed(answers: Sequence[L], prompts: Sequence[L], limits: Limits) -> list[tuple[L, int]]:
@@ -115,10 +123,10 @@ def _mixed(answers: Sequence[L], prompts: Sequence[L], limits: Limits) -> list[t
     room = min(limits.mixed - len(plan), limits.piece) if plan else limits.mixed
     if not prompts or room <= 0:
         return plan
-    shares = {id(prompts[0]): min((room + 1) // 2, prompts[0].pending)}
+    shares = {id(prompts[0]): min((room + 1) // 2, prompts[0].near)}
     room -= shares[id(prompts[0])]
     for lane in sorted(prompts, key=lambda one: one.pending):
-        more = min(room, lane.pending - shares.get(id(lane), 0))
+        more = min(room, lane.near - shares.get(id(lane), 0))
         if more <= 0:
             continue
         shares[id(lane)] = shares.get(id(lane), 0) + more

@@ -34,8 +34,6 @@ _LEAST_PIECE = 8
 _TOLD_EVERY = 0.015
 #: Seconds for what is not yet on disk when the model leaves; closing waits two.
 _PUTTING_AWAY = 1.0
-#: A prompt's last block takes what would be less than a block beside it.
-_MOST_BLOCK = MOST_ROWS - BLOCK
 
 
 @dataclass(slots=True, eq=False)
@@ -70,7 +68,12 @@ class Chat(Lane):
     @property
     def claim(self) -> int:
         """Cells it is expected to take beside those it has."""
-        return self.pending - self.shared + min(self.most - self.answered, _EXPECTED_ANSWER)
+        return self.pending - self.shared + self.expected
+
+    @property
+    def expected(self) -> int:
+        """Tokens that memory is set aside for beside those that are known."""
+        return min(self.most - self.answered, _EXPECTED_ANSWER)
 
 
 class Serving:
@@ -92,16 +95,22 @@ class Serving:
         self._go_on = go_on
         self._context = loaded.context
         self._memory = self._make_memory()
-        self._pace = Pace(least=_LEAST_PIECE, most=_MOST_BLOCK, first=BLOCK)
+        self._pace = Pace(least=_LEAST_PIECE, most=MOST_ROWS, first=BLOCK)
         self._turn = 0
 
     def _make_memory(self) -> Memory | Separate:
         cells, sequences = self._context.cells, self._loaded.sequences
         if not self._loaded.shares:
             return Separate(self._context, cells=cells, sequences=sequences)
-        window, plugs = self._loaded.facts.n_ctx, self._loaded.plugs
-        disk = self._loaded.disk
-        return Memory(self._context, cells=cells, window=window, sequences=sequences, plugs=plugs, disk=disk)
+        return Memory(
+            self._context,
+            cells=cells,
+            window=self._loaded.facts.n_ctx,
+            sequences=sequences,
+            plugs=self._loaded.plugs,
+            tile=0 if self._context.rows > BLOCK else BLOCK,
+            disk=self._loaded.disk,
+        )
 
     @property
     def sessions(self) -> Counter[str | None]:
@@ -170,7 +179,7 @@ class Serving:
         return evicted
 
     def _place(self, chat: Chat) -> None:
-        chat.sequence, chat.computed = self._memory.open(chat.tokens)
+        chat.sequence, chat.computed = self._memory.open(chat.tokens, chat.expected)
         chat.behind, chat.shared = None, 0
         if not chat.answered:  # else it was told before it had to make room
             chat.job.listener.started(chat.prompt, chat.computed)

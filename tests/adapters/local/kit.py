@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from openai.types.chat import ChatCompletion
 
-from adapters.local.batching.scheduler import BLOCK
 from adapters.local.context import MOST_ROWS, NativeContext
 from adapters.local.engine import Job, ModelFacts, Opened
 from adapters.local.files import load_settings
@@ -75,7 +74,7 @@ class Alone:
     def decode(self, tokens: list[int], *, piece: int | None = None) -> None:
         """At once as far as possible, or in pieces of this size."""
         while tokens:
-            size = piece or (len(tokens) if len(tokens) < MOST_ROWS else MOST_ROWS - BLOCK)
+            size = piece or MOST_ROWS
             part, tokens = tokens[:size], tokens[size:]
             self._row = self.context.put(0, part, self._length, output=not tokens)
             self.context.compute()

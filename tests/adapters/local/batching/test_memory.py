@@ -48,6 +48,12 @@ class FakeStore:
     def holds(self, sequence: int, length: int) -> bool:
         return sequence not in self.worn
 
+    def double(self, source: int, target: int, count: int) -> bool:
+        tokens = self.tokens(source)[:count]
+        assert len(tokens) == count
+        self.compute([(target, position, token) for position, token in enumerate(tokens)])
+        return True
+
     def cells(self, sequence: int) -> list[int]:
         """In the order of the positions."""
         found = {at: cell for cell, owners in enumerate(self.owners) for who, at in owners if who == sequence}
@@ -85,20 +91,20 @@ steps = st.lists(
 
 
 @settings(max_examples=300, deadline=None)
-@given(steps, st.sampled_from([48, 400]))
+@given(steps, st.sampled_from([48, 400]), st.sampled_from([0, 3]))
 def test_its_figures_are_the_cells_and_nothing_held_is_computed_again(
-    done: list[tuple[int, list[int], int, str]], cells: int
+    done: list[tuple[int, list[int], int, str]], cells: int, tile: int
 ) -> None:
     """Four chats come and go: each step begins one, or goes on with all, or ends one, or is broken off."""
     store = FakeStore(cells)
-    memory = Memory(store, cells=cells, window=12, sequences=7, plugs=12)
+    memory = Memory(store, cells=cells, window=12, sequences=7, plugs=12, tile=tile)
     running: dict[int, tuple[int, list[int], int]] = {}  # its sequence, its tokens, how many are computed
     orderly = True
     for chat, tokens, size, what in done:
         if chat not in running:
             held = memory.held(tokens)
             sequence, ready = memory.open(tokens)
-            assert ready == held < len(tokens)
+            assert ready == held - (held % tile if tile and len(tokens) - held >= tile else 0) < len(tokens)
             assert store.tokens(sequence) == tokens[:ready]
             running[chat] = (sequence, tokens, ready)
         elif what in ("keep", "drop"):
@@ -132,9 +138,9 @@ def filled(store: FakeStore, memory: Memory, tokens: list[int]) -> None:
     memory.close(sequence)
 
 
-def made(cells: int, *, sequences: int = 8) -> tuple[FakeStore, Memory]:
+def made(cells: int, *, sequences: int = 8, tile: int = 0) -> tuple[FakeStore, Memory]:
     store = FakeStore(cells)
-    return store, Memory(store, cells=cells, window=cells, sequences=sequences, plugs=8)
+    return store, Memory(store, cells=cells, window=cells, sequences=sequences, plugs=8, tile=tile)
 
 
 def test_the_least_recently_used_goes_first_and_what_others_share_stays() -> None:
@@ -212,6 +218,59 @@ def test_a_sequences_cells_stay_in_order_when_others_come_and_go() -> None:
     compute(store, memory, [(late, 0, [3] * 12), (early, 10, [2])])
     assert store.cells(late) == [*range(10), 20, 21]
     assert store.cells(early) == [*range(10, 20), 22]
+
+
+def test_a_long_prompt_begins_with_a_tile_and_what_is_before_it_stays_free() -> None:
+    store, memory = made(60, tile=4)
+    filled(store, memory, [1] * 10)
+    long, held = memory.open([2] * 9)
+    assert held == 0
+    compute(store, memory, [(long, 0, [2] * 9)])
+    assert store.cells(long) == list(range(12, 21))
+    assert memory.free == 60 - 19
+    short, _ = memory.open([3, 3])
+    compute(store, memory, [(short, 0, [3, 3])])
+    assert store.cells(short) == [10, 11]  # copies were there, which nobody needs
+
+
+def test_a_long_prompt_finds_a_tile_among_cells_that_were_given_up() -> None:
+    store, memory = made(40, tile=4)
+    filled(store, memory, [1] * 6)
+    filled(store, memory, [2] * 20)
+    assert memory.reclaim(memory.free + 12)
+    blocker, _ = memory.open([4])
+    compute(store, memory, [(blocker, 0, [4])])
+    sequence, _ = memory.open([5] * 8)
+    compute(store, memory, [(sequence, 0, [5] * 8)])
+    cells = store.cells(sequence)
+    assert cells[0] % 4 == 0
+    assert cells == list(range(cells[0], cells[0] + 8))
+    assert cells[0] < 28  # none of those that were never used
+
+
+def test_only_whole_tiles_of_a_beginning_are_shared_if_a_tile_is_to_be_computed() -> None:
+    store, memory = made(100, tile=4)
+    filled(store, memory, list(range(10)))
+    assert memory.open([*range(10), 91, 92, 93, 94])[1] == 8
+    assert memory.open([*range(10), 91, 92, 93])[1] == 10
+    assert memory.open([*range(3), 91, 92, 93, 94])[1] == 0
+
+
+def test_kept_ones_make_way_for_one_that_could_not_grow_in_order() -> None:
+    store, memory = made(40)
+    filled(store, memory, [*range(5), *[1] * 20])
+    sequence, held = memory.open([*range(5), 7, 7], answer=20)
+    assert held == 5
+    for position in range(5, 27):
+        compute(store, memory, [(sequence, position, [7])])
+    assert store.cells(sequence) == sorted(store.cells(sequence))
+
+
+def test_kept_ones_that_are_not_in_the_way_stay() -> None:
+    store, memory = made(40)
+    filled(store, memory, [1] * 20)
+    memory.open([7, 7], answer=15)
+    assert memory.kept == 1
 
 
 def test_recurrent_models_share_nothing() -> None:

@@ -18,6 +18,7 @@ def mixed(lanes: list[Lane], most: int, piece: int) -> list[tuple[Lane, int]]:
 
 
 lanes = st.lists(st.integers(1, 300).map(lane), max_size=20)
+long_lanes = st.lists(st.builds(lane, st.integers(1, 1200), st.integers(0, 1100)), max_size=20)
 
 
 @given(lanes, st.integers(20, 63), st.integers(1, 63))
@@ -90,7 +91,7 @@ def test_the_same_prompt_twice_waits_for_all_but_its_last_token() -> None:
     assert second.shared == 99
 
 
-@given(lanes, st.integers(BLOCK, 448), st.integers(8, 448), st.integers(0, 9))
+@given(long_lanes, st.integers(BLOCK, 448), st.integers(8, 448), st.integers(0, 9))
 def test_a_long_prompt_goes_in_blocks_of_its_own_and_leaves_no_small_rest(
     at_work: list[Lane], block: int, piece: int, turn: int
 ) -> None:
@@ -100,12 +101,12 @@ def test_a_long_prompt_goes_in_blocks_of_its_own_and_leaves_no_small_rest(
         assert sum(size for _, size in plan) <= 63
         return
     ((one, size),) = plan
-    rest = one.pending - size
+    rest = one.near - size
     assert rest == 0 or (rest >= BLOCK and size % BLOCK == 0)
     assert size < (piece if any(other.pending == 1 for other in at_work) else block) + BLOCK
 
 
-@given(lanes, st.integers(8, 448))
+@given(long_lanes, st.integers(8, 448))
 def test_with_blocks_every_chat_gets_done_and_answers_go_on_every_other_step(
     at_work: list[Lane], piece: int
 ) -> None:
@@ -120,6 +121,22 @@ def test_with_blocks_every_chat_gets_done_and_answers_go_on_every_other_step(
             one.computed += size
         at_work = [one for one in at_work if one.pending]
     assert not at_work
+
+
+def test_a_prompt_is_cut_where_llama_cuts_it() -> None:
+    limits = Limits(mixed=63, piece=512, block=512)
+    one, cut = lane(512 + 512 + 20), []
+    while one.pending:
+        ((_, size),) = plan_step([one], limits)
+        cut.append(size)
+        one.computed += size
+    assert cut == [512, 512, 20]
+    one, cut = lane(500, computed=448), []
+    while one.pending:
+        ((_, size),) = plan_step([one], limits)
+        cut.append(size)
+        one.computed += size
+    assert cut == [64, 436]
 
 
 def test_blocks_are_by_turns_the_oldest_prompts_and_the_shortest_ones() -> None:
