@@ -81,6 +81,20 @@ async def test_an_idle_process_ends_after_its_time_and_another_one_answers(build
     assert await text(adapter) == said
 
 
+async def test_an_idle_process_ends_even_if_its_last_request_was_cancelled(build: Build) -> None:
+    adapter = build("p", megabytes=500, idle_ttl=0.3)
+    await text(adapter)
+    call = asking("the cat", temperature=0, logit_bias={65: 100})  # it would never end
+    stream = adapter.stream(call)
+    await anext(stream)
+    await stream.aclose()
+    await eventually(lambda: engine_of(adapter).pid is None)
+
+
+async def test_a_process_says_how_many_slots_it_will_have_before_it_is_there(build: Build) -> None:
+    assert build("p", megabytes=500, max_parallel=3).load().slots == 3
+
+
 async def test_a_process_whose_first_request_is_cancelled_while_it_starts_is_ended(build: Build) -> None:
     adapter = build("p", megabytes=500)
     task = asyncio.create_task(text(adapter))
