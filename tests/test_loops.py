@@ -220,8 +220,8 @@ def closing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Closing]:
 
 class TestUpdate:
     async def test_fifty_in_flight_lose_nothing(self, closing: Callable[..., Closing]) -> None:
-        with LoopbackServer(Reply(text="from the host", ttft=0.1)) as server:
-            old = closing("old", Step(text="old", ttft=0.1), max_concurrency=100)
+        with LoopbackServer(Reply(text="from the host", ttft=1.0)) as server:
+            old = closing("old", Step(text="old", ttft=1.0), max_concurrency=100)
             old_host, new_host = hosted("old-host", server), hosted("new-host", server)
             async with router_of(old, old_host) as router:
                 names = ["old", "old-host"] * 25

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import statistics
 import random
 import threading
 import time
@@ -269,7 +270,8 @@ def test_loading_and_leaving_again_and_again_takes_no_more_memory(smollm: Path) 
         engine.close(wait=20)
         gc.collect()
         sizes.append(process.memory_info().rss)
-    assert max(sizes[10:]) - min(sizes[2:10]) < 12 << 20
+    # Medians: what else this process allocates comes and goes.
+    assert statistics.median(sizes[11:]) - statistics.median(sizes[2:11]) < 12 << 20
     assert RESIDENCY.held() == 0
 
 
