@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import statistics
 import random
+import statistics
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
