@@ -182,11 +182,13 @@ class ModelError(RouterError):
 
     Attributes:
         model: The model's name.
+        code: What kind of failure it is, in one word for programs; None if nobody says.
     """
 
-    def __init__(self, message: str, *, model: str) -> None:
+    def __init__(self, message: str, *, model: str, code: str | None = None) -> None:
         super().__init__(message)
         self.model = model
+        self.code = code
 
 
 class ModelHTTPError(ModelError):
@@ -207,10 +209,9 @@ class ModelHTTPError(ModelError):
         retry_after: float | None = None,
         code: str | None = None,
     ) -> None:
-        super().__init__(message, model=model)
+        super().__init__(message, model=model, code=code)
         self.status_code = status_code
         self.retry_after = retry_after
-        self.code = code
 
 
 class ModelConnectionError(ModelError):

@@ -12,10 +12,15 @@ from router.errors import (
     ModelLoadError,
 )
 
-__all__ = ["QUEUE_FULL", "Failure", "judge"]
+__all__ = ["BAD_TEMPLATE", "CRASHED", "QUEUE_FULL", "Failure", "judge"]
 
 #: The code of an engine's error when its queue takes no more: it is well, and there is room a little later.
 QUEUE_FULL = "queue_full"
+#: The code of an engine's errors when its own process ended: one crash fails all its requests, and whoever
+#: starts that process again sees to it that it does not crash for ever.
+CRASHED = "crashed"
+#: The code of errors of a chat template: it would do the same again.
+BAD_TEMPLATE = "chat_template"
 
 #: Seconds that a model is left alone when only a person can heal it: a wrong key, no money, no such model.
 LONG_COOLDOWN = 300.0
@@ -61,10 +66,14 @@ def judge(error: ModelError) -> Failure:
     """What an attempt's error means."""
     if isinstance(error, ContextWindowExceededError):
         return Failure(heals=False, blames_model=False)
-    if isinstance(error, ModelLoadError):
-        return Failure(heals=False, shut_for=LONG_COOLDOWN)
     if isinstance(error, ModelHTTPError):
         return _judge_status(error)
+    if error.code == CRASHED:
+        return Failure(heals=True, blames_model=False)
+    if isinstance(error, ModelLoadError):
+        return Failure(heals=False, shut_for=LONG_COOLDOWN)
+    if error.code == BAD_TEMPLATE:
+        return Failure(heals=False)
     return Failure(heals=True)  # no connection, no answer in time, nonsense
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -12,6 +13,7 @@ from pydantic import (
     Field,
     SecretStr,
     StrictBool,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -192,8 +194,13 @@ class LocalModel(Model):
 
     @field_validator("n_gpu_layers", "threads", mode="before")
     @classmethod
-    def _auto_or_a_number(cls, value: object) -> object:
-        return value if isinstance(value, str) else number(value)
+    def _auto_or_a_number(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, str):
+            return value
+        least = -1 if info.field_name == "n_gpu_layers" else 1
+        if not isinstance(number(value), Real) or value < least or value % 1:  # type: ignore[operator]
+            raise ValueError(f"a number of at least {least}, or 'auto'")
+        return value
 
     @field_validator("path", "lora", "session_dir", mode="before")
     @classmethod

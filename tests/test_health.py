@@ -21,7 +21,7 @@ from router.errors import (
     ModelProtocolError,
     ModelTimeoutError,
 )
-from router.failures import LONG_COOLDOWN, MOST_COOLDOWN, judge
+from router.failures import BAD_TEMPLATE, CRASHED, LONG_COOLDOWN, MOST_COOLDOWN, judge
 from router.health import Health, RetryBudget
 
 DOWN = ModelConnectionError("reset", model="m")
@@ -85,6 +85,16 @@ class TestJudging:
     def test_a_file_that_cannot_be_loaded_does_not_heal(self) -> None:
         verdict = judge(ModelLoadError("corrupt", model="m"))
         assert (verdict.heals, verdict.blames_model, verdict.shut_for) == (False, True, LONG_COOLDOWN)
+
+    @pytest.mark.parametrize("kind", [ModelConnectionError, ModelLoadError])
+    def test_a_crash_of_an_engines_process_heals_and_is_not_counted(self, kind: type[ModelError]) -> None:
+        verdict = judge(kind("killed", model="m", code=CRASHED))
+        assert (verdict.heals, verdict.blames_model, verdict.shut_for) == (True, False, None)
+
+    def test_a_template_that_breaks_does_not_heal(self) -> None:
+        verdict = judge(ModelProtocolError("broke", model="m", code=BAD_TEMPLATE))
+        assert (verdict.heals, verdict.blames_model, verdict.shut_for) == (False, True, None)
+        assert not judge(http(400, code=BAD_TEMPLATE)).blames_model  # it refused these messages
 
     @pytest.mark.parametrize("nonsense", [None, 0.0, -5.0, math.nan, -math.inf])
     def test_no_wait_or_a_senseless_one_asks_for_nothing(self, nonsense: float | None) -> None:

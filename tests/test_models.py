@@ -114,6 +114,18 @@ def test_a_wrong_option_of_a_local_model_is_named(wrong: dict[str, Any]) -> None
     assert refusal(LocalModel, "l", path="x.gguf", **wrong).field == field
 
 
+@pytest.mark.parametrize(
+    ("field", "least", "wrong"), [("threads", 1, 0), ("threads", 1, 2.5), ("n_gpu_layers", -1, -2)]
+)
+def test_a_number_that_is_none_of_the_choices_is_told_what_may_stand_there(
+    field: str, least: int, wrong: float
+) -> None:
+    build: Callable[..., LocalModel] = LocalModel
+    error = refusal(build, "l", path="x.gguf", **{field: wrong})
+    assert str(error) == f"LocalModel: {field} = {wrong}: a number of at least {least}, or 'auto'"
+    assert getattr(build("l", path="x.gguf", **{field: least}), field) == least
+
+
 def test_a_third_party_declares_its_own_kind_on_the_same_base() -> None:
     class Echo(Model):
         adapter: ClassVar[str] = "echo"

@@ -147,4 +147,5 @@ def load_settings(model: LocalModel) -> LoadSettings:
         n_gpu_layers=None if model.n_gpu_layers == "auto" else model.n_gpu_layers,
         threads=THREADS.guess() if model.threads == "auto" else model.threads,
         lora=model.lora,
+        name=model.name,
     )

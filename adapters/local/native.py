@@ -50,6 +50,7 @@ class LoadSettings:
         n_gpu_layers: -1: all; None: all if the build has a GPU, else none.
         threads: Threads to compute with.
         lora: A LoRA adapter's GGUF file.
+        name: The model's name, for errors.
     """
 
     path: Path
@@ -58,6 +59,7 @@ class LoadSettings:
     n_gpu_layers: int | None
     threads: int
     lora: Path | None
+    name: str = ""
 
 
 class _Complaints(threading.local):
@@ -146,6 +148,7 @@ class NativeModel:
         n_ctx: Tokens of one request's context.
         n_vocab: Tokens of the vocabulary.
         guard: See `NativeWeights`.
+        name: What the app calls it, for errors.
 
     Args:
         settings: Which file, and how.
@@ -161,6 +164,7 @@ class NativeModel:
             weights = NativeWeights(settings)
             self._stack.callback(weights.close)
         self.guard = weights.guard
+        self.name = settings.name
         self._model = weights.pointer
         self._vocab = c.llama_model_get_vocab(self._model)
         trained = int(c.llama_model_n_ctx_train(self._model))

@@ -60,7 +60,7 @@ async def prepared(request: ChatRequest, asked: Plan, facts: ModelFacts, model: 
         ModelError: if the template or the request does not allow it.
     """
     source = model.chat_template or _own_template(facts, tools=bool(asked.definitions)) or CHATML
-    template = ChatTemplate(source, model=model.name)
+    template = ChatTemplate(source, model=model.name, declared=bool(model.chat_template))
     traits = await template.traits() if asked.definitions or has_calls(request.messages) else None
     style = style_of(source, asked.tools, traits)
     if source is CHATML:

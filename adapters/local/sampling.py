@@ -16,6 +16,7 @@ import numpy as np
 from adapters.local.engine import Prelude, Sampling
 from adapters.local.native import NativeError, NativeModel
 from adapters.local.preludes import Thoughts
+from router.errors import ModelHTTPError
 
 __all__ = ["GrammarError", "Grammars", "Sampler", "recommended"]
 
@@ -117,6 +118,7 @@ class Sampler:
 
     Raises:
         GrammarError: if llama.cpp cannot compile the grammar.
+        ModelHTTPError: 400 `invalid_value`, if a bias is for a token that is none.
     """
 
     def __init__(
@@ -150,7 +152,10 @@ class Sampler:
 
     def _build(self, sampling: Sampling, n_ctx: int) -> None:
         """The order is llama.cpp's own: biases, penalties, cuts, temperature, the draw."""
-        biases = {token: bias for token, bias in sampling.logit_bias.items() if 0 <= token < self._n_vocab}
+        biases = sampling.logit_bias
+        if beyond := [token for token in biases if not 0 <= token < self._n_vocab]:
+            text = f"logit_bias.{beyond[0]}: no such token; the vocabulary ends with {self._n_vocab - 1}"
+            raise ModelHTTPError(text, model=self._model.name, status_code=400, code="invalid_value")
         if biases:
             rows = (c.llama_logit_bias * len(biases))()
             for row, (token, bias) in zip(rows, biases.items(), strict=True):

@@ -15,6 +15,7 @@ from adapters.local.sandbox import ChatEnvironment, RefusedError
 from adapters.local.sandbox_limits import CLOCK, MOST_CHARACTERS, ClockError
 from adapters.local.traits import Traits, probed
 from router.errors import ModelError, ModelHTTPError, ModelLoadError, ModelProtocolError
+from router.failures import BAD_TEMPLATE
 
 __all__ = ["CHATML", "TIME_LIMIT", "ChatTemplate"]
 
@@ -51,12 +52,14 @@ class ChatTemplate:
         source: Jinja.
         model: The model's name, for errors.
         limit: Seconds that it may take, compiling included.
+        declared: Whether the app declared it; else it is the file's.
     """
 
-    def __init__(self, source: str, *, model: str, limit: float = TIME_LIMIT) -> None:
+    def __init__(self, source: str, *, model: str, limit: float = TIME_LIMIT, declared: bool = False) -> None:
         self.source = source
         self._model = model
         self._limit = limit
+        self._advice = "correct chat_template" if declared else "set chat_template to one that works"
 
     async def render(self, variables: Mapping[str, object]) -> str:
         """Renders in a thread of its own, so that neither the event loop nor the engine waits.
@@ -120,14 +123,14 @@ class ChatTemplate:
     def _error(self, error: Exception) -> ModelError:
         if isinstance(error, RefusedError):
             text = f"the chat template refuses these messages: {error}"
-            return ModelHTTPError(text, model=self._model, status_code=400, code="chat_template")
+            return ModelHTTPError(text, model=self._model, status_code=400, code=BAD_TEMPLATE)
         if isinstance(error, TemplateSyntaxError):
             text = f"the chat template cannot be parsed (line {error.lineno}: {error.message})"
-            return ModelLoadError(f"{text}; set chat_template", model=self._model)
+            return ModelLoadError(f"{text}; {self._advice}", model=self._model)
         if isinstance(error, ClockError):
             text = f"the chat template was not done after {self._limit:g} s"
         elif isinstance(error, SecurityError):
             text = f"the chat template does what it must not: {error}"
         else:  # a template can break in any of Python's ways
             text = f"the chat template broke: {type(error).__name__}: {str(error)[:300]}"
-        return ModelProtocolError(f"{text}; set chat_template to one that works", model=self._model)
+        return ModelProtocolError(f"{text}; {self._advice}", model=self._model, code=BAD_TEMPLATE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from adapters.local.grammar.rules import SchemaError, alternatives, in_class, literal, repeated
 
 __all__ = ["pattern_to_gbnf"]
@@ -14,21 +16,39 @@ _CONTROL = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v", "0": "\0"}
 _UNSAFE = r'"\\\x00-\x1F\x7F'
 _SPECIAL = "()[]{}|*+?.^$"
 _MOST_REPEATS = 1000
+#: llama.cpp makes rules of groups and repetitions; it refuses to repeat something if its rules, times the
+#: repetitions, are more than this (found by trying).
+_MOST_RULES = 2000
 
 
-def pattern_to_gbnf(pattern: str) -> str:
+def pattern_to_gbnf(pattern: str, least: int = 0, most: int | None = None) -> str:
     """The texts that the whole pattern matches, escaped as in JSON.
 
     A pattern without anchors would be satisfied anywhere in a text; the text is the match alone then.
+
+    Args:
+        pattern: The regular expression.
+        least: Characters that the text has at least. With such a bound, only a pattern can be held that is
+            one kind of character, repeated.
+        most: Characters that it has at most.
 
     Raises:
         SchemaError: if it uses what a grammar cannot hold (look-around, back references, ...).
     """
     reader = _Reader(pattern)
-    body = reader.choice()
+    if least or most is not None:
+        return reader.one_kind(least, most)
+    part = reader.choice()
     if not reader.done:
         raise reader.error("unbalanced parenthesis")
-    return body
+    return part.body
+
+
+class _Part(NamedTuple):
+    """A part of a pattern as GBNF, and whether it may be nothing."""
+
+    body: str
+    empty: bool
 
 
 class _Reader:
@@ -37,6 +57,7 @@ class _Reader:
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
         self._place = 0
+        self._rules = 0  # that llama.cpp makes of what was read so far, at most
 
     def error(self, why: str) -> SchemaError:
         return SchemaError(f"pattern {self._pattern!r}: {why} at {self._place}")
@@ -61,15 +82,33 @@ class _Reader:
             self._place += len(text)
         return found
 
-    def choice(self) -> str:
+    def one_kind(self, least: int, most: int | None) -> str:
+        """The pattern with a bound of its length."""
+        self._skip("^")
+        kind = "" if self.done or self._peek() in _SPECIAL.replace("[", "").replace(".", "") else self._atom()
+        low, high = self._repetitions() or (1, 1)
+        self._skip("$")
+        if not kind or not self.done:
+            raise SchemaError(
+                f"pattern {self._pattern!r}: beside a length, only a pattern of one repeated character or "
+                "class can be held"
+            )
+        low = max(low, least)
+        high = most if high is None else high if most is None else min(high, most)
+        if high is not None and high < low:
+            raise SchemaError(f"pattern {self._pattern!r}: no match has {least} to {most} characters")
+        return repeated(f"({kind})", low, high) if high != 0 else '""'
+
+    def choice(self) -> _Part:
         branches = [self._sequence()]
         while self._skip("|"):
             branches.append(self._sequence())
-        return alternatives(branches)
+        self._rules += len(branches) > 1
+        return _Part(alternatives(part.body for part in branches), any(part.empty for part in branches))
 
-    def _sequence(self) -> str:
+    def _sequence(self) -> _Part:
         start = self._place
-        parts = []
+        parts: list[_Part] = []
         while not self.done and self._peek() not in "|)":
             if self._peek() == "^":
                 if self._place != start:
@@ -81,39 +120,55 @@ class _Reader:
                     raise self.error("an anchor inside")
             else:
                 parts.append(self._quantified())
-        return " ".join(parts) or '""'
+        return _Part(" ".join(part.body for part in parts) or '""', all(part.empty for part in parts))
 
-    def _quantified(self) -> str:
-        body = self._atom()
-        least, most = 1, 1
+    def _quantified(self) -> _Part:
+        before = self._rules
+        part = self._group() if self._skip("(") else _Part(self._atom(), empty=False)
+        repetitions = self._repetitions()
+        if repetitions is None:
+            return part
+        least, most = repetitions
+        if most is None and part.empty:
+            raise self.error("what may be nothing cannot be repeated without an end")
+        self._rules += 1  # the parentheses
+        if (self._rules - before) * max(least, most or 0) > _MOST_RULES:
+            raise self.error("nested repetitions with too large a product")
+        self._rules += 1 if most is None else most - least
+        if most == 0:
+            return _Part('""', empty=True)
+        return _Part(repeated(f"({part.body})", least, most), part.empty or least == 0)
+
+    def _repetitions(self) -> tuple[int, int | None] | None:
+        """How often at least and at most; None if nothing is said."""
+        found: tuple[int, int | None]
         if self._skip("*"):
-            least, most = 0, -1
+            found = 0, None
         elif self._skip("+"):
-            least, most = 1, -1
+            found = 1, None
         elif self._skip("?"):
-            least, most = 0, 1
+            found = 0, 1
         elif self._peek() == "{":
-            least, most = self._braces()
+            found = self._braces()
         else:
-            return body
+            return None
         self._skip("?")  # lazy or greedy: the same set of texts
-        return repeated(f"({body})", least, None if most < 0 else most)
+        return found
 
-    def _braces(self) -> tuple[int, int]:
+    def _braces(self) -> tuple[int, int | None]:
         end = self._pattern.find("}", self._place)
         least, comma, most = self._pattern[self._place + 1 : max(end, 0)].partition(",")
         if end < 0 or not least.isdecimal() or (most and not most.isdecimal()):
             raise self.error("a quantifier that is none")
         self._place = end + 1
-        low, high = int(least), (int(most) if most else -1) if comma else int(least)
-        if max(low, high) > _MOST_REPEATS or 0 <= high < low:
+        low = int(least)
+        high = (int(most) if most else None) if comma else low
+        if max(low, high or 0) > _MOST_REPEATS or (high is not None and high < low):
             raise self.error(f"repetitions beyond {_MOST_REPEATS}, or none possible")
         return low, high
 
     def _atom(self) -> str:
         char = self._take()
-        if char == "(":
-            return self._group()
         if char == "[":
             return self._class()
         if char == ".":
@@ -124,13 +179,14 @@ class _Reader:
             raise self.error(f"an unexpected {char!r}")
         return _as_json(char)
 
-    def _group(self) -> str:
+    def _group(self) -> _Part:
         if self._skip("?") and not self._skip(":"):
             raise self.error("look-around and named groups cannot be held")
-        body = self.choice()
+        part = self.choice()
         if not self._skip(")"):
             raise self.error("an unclosed group")
-        return f"({body})"
+        self._rules += 1
+        return _Part(f"({part.body})", part.empty)
 
     def _escape(self) -> str:
         char = self._take()

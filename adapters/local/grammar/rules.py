@@ -10,6 +10,10 @@ __all__ = ["Rules", "SchemaError", "alternatives", "in_class", "literal", "repea
 #: More rules than any sensible schema needs; a bound on what a hostile one can cost.
 MOST_RULES = 4000
 
+#: Longer repetitions are written as repeated blocks: llama.cpp counts the rules of what is repeated times the
+#: repetitions, and refuses more than 2000; a longer repetition it takes for one without an end.
+_LONG, _BLOCK = 500, 100
+
 #: What every grammar may refer to. White space is bounded, so that a model cannot go on with it for ever.
 _COMMON = {
     "gap": r'(" " | "\n" [ \t]{0,24})?',
@@ -90,6 +94,8 @@ def alternatives(bodies: Iterable[str]) -> str:
 
 def repeated(body: str, least: int, most: int | None) -> str:
     """The body so many times; it must be one word or stand in parentheses or brackets."""
+    if max(least, most or 0) > _LONG:
+        return _in_blocks(body, least, most)
     if (least, most) == (0, None):
         return f"{body}*"
     if (least, most) == (1, None):
@@ -99,3 +105,16 @@ def repeated(body: str, least: int, most: int | None) -> str:
     if least == most:
         return f"{body}{{{least}}}"
     return f"{body}{{{least},{'' if most is None else most}}}"
+
+
+def _in_blocks(body: str, least: int, most: int | None) -> str:
+    block = f"({body}{{{_BLOCK}}})"
+    blocks, rest = divmod(least, _BLOCK)
+    parts: list[tuple[str, int, int | None]] = [(block, blocks, blocks), (body, rest, rest)]
+    if most is None:
+        parts.append((body, 0, None))
+    else:
+        blocks, rest = divmod(most - least, _BLOCK)
+        # One block stays open, so that every length between two full ones can be reached.
+        parts += [(block, 0, max(0, blocks - 1)), (body, 0, rest + _BLOCK * min(1, blocks))]
+    return " ".join(repeated(part, low, high) for part, low, high in parts if high != 0)

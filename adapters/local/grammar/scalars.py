@@ -14,7 +14,7 @@ __all__ = ["count_of", "is_of", "number_body", "string_body"]
 
 #: A double is exact up to here; NaN is no bound either.
 _LARGEST = 1e15
-#: llama.cpp unrolls repetitions.
+#: llama.cpp makes rules of repetitions.
 _MOST_REPEATS = 10_000
 
 _DAY = '("0" [1-9] | "1" [0-9] | "2" [0-8])'
@@ -43,9 +43,9 @@ def string_body(schema: Mapping[str, Any], where: str) -> str:
         raise SchemaError(f"{where}: no text has {least} characters at least and {most} at most")
     form = _FORMATS.get(str(schema.get("format")))
     if "pattern" in schema or form:
-        if bounded or ("pattern" in schema and form):
-            raise SchemaError(f"{where}: only one of a length, a pattern and a format can be held")
-        body = pattern_to_gbnf(str(schema["pattern"])) if "pattern" in schema else form
+        if form and (bounded or "pattern" in schema):
+            raise SchemaError(f"{where}: a format beside a length or a pattern cannot be held")
+        body = pattern_to_gbnf(str(schema["pattern"]), least, most) if "pattern" in schema else form
         return f'"\\"" {body} "\\""'
     return f'"\\"" {repeated("char", least, most)} "\\""' if bounded else "string"
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from adapters.local.grammar.exclusive import tag_of
 from adapters.local.grammar.merging import merged
 from adapters.local.grammar.rules import Rules, SchemaError, alternatives, literal, repeated
 from adapters.local.grammar.scalars import count_of, is_of, number_body, string_body
@@ -60,6 +61,8 @@ class _Converter:
         self._rules = rules
         self._document = document
         self._refs: dict[str, str] = {}
+        self._leads: dict[str, set[str]] = {}  # what each reference may begin with
+        self._begins: str | None = None  # whose beginning is read; None: something was written since
 
     def body(self, schema: object, where: str) -> str:
         """What a value of this schema looks like."""
@@ -99,12 +102,29 @@ class _Converter:
             raise SchemaError(f"{where}/{word}: a list with something in it is needed")
         if word == "allOf":
             return self.body(merged([rest, *(self._followed(part, where) for part in parts)], where), where)
-        bodies = []
+        branches: dict[str, object] = {}
         for place, part in enumerate(parts):
             spot = f"{where}/{word}/{place}"
-            branch = merged([rest, self._followed(part, spot)], spot) if limits else part
-            bodies.append(self.body(branch, spot))
-        return alternatives(bodies)
+            branches[spot] = merged([rest, self._followed(part, spot)], spot) if limits else part
+        tag = self._tag(branches, where) if word == "oneOf" and len(parts) > 1 else None
+        return alternatives(self._branch(branch, tag, spot) for spot, branch in branches.items())
+
+    def _tag(self, branches: Mapping[str, object], where: str) -> str | None:
+        """See `tag_of`."""
+        schemas: list[Mapping[str, Any]] = []
+        for spot, branch in branches.items():
+            schema = self._followed(branch, spot)
+            schemas.append(schema if isinstance(schema, Mapping) else {})
+        return tag_of(schemas, _kinds_of, lambda schema: self._followed(schema, where), where)
+
+    def _branch(self, schema: object, tag: str | None, where: str) -> str:
+        """One of several schemas, of which objects must have a property if a tag is named."""
+        whole = None if tag is None else self._followed(schema, where)
+        if tag is None or not isinstance(whole, Mapping) or tag not in whole.get("properties", {}):
+            return self.body(schema, where)
+        if isinstance(schema, Mapping) and set(schema) == {"$ref"}:
+            return self._reference(schema["$ref"], where, tag)
+        return self.body(merged([whole, {"required": [tag]}], where), where)
 
     def _followed(self, schema: object, where: str) -> object:
         """A schema with the reference at its top, if any, replaced by what it refers to."""
@@ -115,13 +135,37 @@ class _Converter:
             schema = merged([rest, self._resolve(schema["$ref"], where)], where)
         raise SchemaError(f"{where}: references go round in a circle")
 
-    def _reference(self, ref: object, where: str) -> str:
+    def _reference(self, ref: object, where: str, tag: str | None = None) -> str:
+        """The rule of what a reference leads to; with a tag, that property is required there."""
         key = str(ref)
-        if key not in self._refs:
+        name = key if tag is None else f"{key} {tag}"
+        self._note_lead(name, where)
+        if name not in self._refs:
             target = self._resolve(ref, where)
-            self._refs[key] = self._rules.reserve(key.rsplit("/", 1)[-1])
-            self._rules.define(self._refs[key], self.body(target, key))
-        return self._refs[key]
+            if tag is not None:
+                target = merged([target, {"required": [tag]}], where)
+            self._refs[name] = self._rules.reserve(key.rsplit("/", 1)[-1])
+            begins, self._begins = self._begins, name
+            self._rules.define(self._refs[name], self.body(target, key))
+            self._begins = begins
+        return self._refs[name]
+
+    def _note_lead(self, name: str, where: str) -> None:
+        """Notes that what is being read may begin with a reference.
+
+        Raises:
+            SchemaError: if that leads back to where it is: llama.cpp refuses a rule that begins with itself.
+        """
+        if self._begins is None:
+            return
+        self._leads.setdefault(self._begins, set()).add(name)
+        met, ahead = {name}, [name]
+        while ahead:
+            found = self._leads.get(ahead.pop(), set()) - met
+            met |= found
+            ahead += found
+        if self._begins in met:
+            raise SchemaError(f"{where}: a reference leads back to itself, and nothing is written in between")
 
     def _resolve(self, ref: object, where: str) -> object:
         if not isinstance(ref, str) or not ref.startswith("#"):
@@ -153,23 +197,21 @@ class _Converter:
         return alternatives(map(literal, texts))
 
     def _typed(self, schema: Mapping[str, Any], where: str) -> str:
-        types = schema.get("type")
-        if types is None:
-            types = [kind for kind, words in _BY_KEYWORD.items() if any(word in schema for word in words)]
-            if not types:
-                return "value"
-        kinds = [types] if isinstance(types, str) else list(types)
-        if not kinds:
+        kinds = _kinds_of(schema)
+        if not kinds and "type" in schema:
             raise SchemaError(f"{where}: an empty list of types")
+        if not kinds:
+            return "value"
         if "number" in kinds and "integer" in kinds:
             kinds.remove("integer")
         return alternatives(self._of_type(kind, schema, where) for kind in kinds)
 
     def _of_type(self, kind: str, schema: Mapping[str, Any], where: str) -> str:
-        if kind == "object":
-            return self._object(schema, where)
-        if kind == "array":
-            return self._array(schema, where)
+        if kind in ("object", "array"):
+            begins, self._begins = self._begins, None
+            body = self._object(schema, where) if kind == "object" else self._array(schema, where)
+            self._begins = begins
+            return body
         if kind == "string":
             return string_body(schema, where)
         if kind in ("integer", "number"):
@@ -252,3 +294,11 @@ class _Converter:
 
     def _named(self, schema: object, where: str) -> str:
         return self._rules.add(where.rsplit("/", 1)[-1], self.body(schema, where))
+
+
+def _kinds_of(schema: Mapping[str, Any]) -> list[str]:
+    """The types that are written for a schema: those it names, or else those that its limits are for."""
+    types = schema.get("type")
+    if types is None:
+        return [kind for kind, words in _BY_KEYWORD.items() if any(word in schema for word in words)]
+    return [types] if isinstance(types, str) else list(types)

@@ -27,6 +27,7 @@ from adapters.local.isolation.wire import job_fields
 from adapters.local.residency import RESIDENCY, Tenant
 from router.adapter import Load
 from router.errors import ModelConnectionError, ModelError, ModelLoadError, ModelProtocolError
+from router.failures import CRASHED
 from router.models import LocalModel
 
 __all__ = ["MOST_WAITING", "Keeper"]
@@ -299,4 +300,4 @@ class Keeper:
         if self._closed:
             return closed(self._declared.name)
         kind = ModelConnectionError if loaded else ModelLoadError
-        return kind(self._crash, model=self._declared.name)
+        return kind(self._crash, model=self._declared.name, code=CRASHED)

@@ -35,6 +35,10 @@ _LENGTH = struct.Struct(">I")
 _HERE = frozenset({"listener", "cancelled"})
 #: What an error carries besides its text and its model.
 _ERROR_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "ModelError": ("code",),
+    "ModelConnectionError": ("code",),
+    "ModelProtocolError": ("code",),
+    "ModelLoadError": ("code",),
     "ModelHTTPError": ("status_code", "retry_after", "code"),
     "ModelTimeoutError": ("timeout",),
     "ContextWindowExceededError": ("tokens", "window"),
@@ -176,4 +180,4 @@ def _unpack_error(inside: list[Plain]) -> ModelError:
     name, text, model, *values = inside
     kind = _ERRORS[str(name)]
     fields = zip(_ERROR_FIELDS.get(str(name), ()), map(unpack, values), strict=True)
-    return kind(str(text), model=str(model), **dict(fields))
+    return kind(str(text), model=str(model), **dict(fields))  # type: ignore[arg-type]  # written by `_pack_error`

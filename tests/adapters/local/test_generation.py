@@ -171,6 +171,25 @@ async def test_logit_bias_and_penalties_change_the_answer(tiny: Tiny, make: Make
     assert len(set(punished)) > 1
 
 
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+async def test_a_bias_for_a_token_that_is_none_is_refused_and_the_engine_goes_on(
+    tiny: Tiny, make: Make, isolation: str
+) -> None:
+    path = tiny("qwen3")
+    native = NativeModel(load_settings(LocalModel("m", path=path)))
+    count = native.n_vocab
+    native.close()
+    adapter = make(path, n_ctx=1024, isolation=isolation)
+    running = asyncio.create_task(adapter.complete(asking("Tell me more", max_tokens=200)))
+    for token in (count, 10**12):
+        with pytest.raises(ModelHTTPError, match=f"logit_bias.{token}: no such token") as caught:
+            await adapter.complete(asking(logit_bias={"5": 1, str(token): -100}, max_tokens=4))
+        error = caught.value
+        assert (error.status_code, error.code, error.model) == (400, "invalid_value", "tiny")
+    assert (await adapter.complete(asking(logit_bias={str(count - 1): -100}, max_tokens=4))).usage
+    assert (await running).usage
+
+
 async def test_a_prompt_over_the_window_is_refused_with_both_figures(tiny: Tiny, make: Make) -> None:
     adapter = make(tiny("qwen3"), n_ctx=256)
     with pytest.raises(ContextWindowExceededError) as caught:

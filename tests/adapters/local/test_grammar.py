@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+import llama_cpp.llama_cpp as c
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from adapters.local.engine import Sampling
@@ -55,6 +58,22 @@ class Dog(BaseModel):
     tricks: Annotated[list[Literal["sit", "roll"]], Field(max_length=3)]
 
 
+class Circle(BaseModel):
+    shape: Literal["circle", "ring"] = "circle"
+    radius: Annotated[int, Field(ge=0, le=9)]
+
+
+class Group(BaseModel):
+    shape: Literal["group"] = "group"
+    parts: Annotated[list[Annotated[Circle | Group, Field(discriminator="shape")]], Field(max_length=1)]
+
+
+class Drawing(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    shape: Annotated[Circle | Group, Field(discriminator="shape")]
+    label: Annotated[str, Field(pattern="^[a-z]+$", max_length=5)]
+
+
 class Owner(BaseModel):
     pet: Annotated[Cat | Dog, Field(discriminator="kind")]
     since: date
@@ -92,7 +111,7 @@ def generate(native: Alone, grammar: str, seed: int, most: int = 3000) -> str | 
 
 
 @pytest.mark.gguf
-@pytest.mark.parametrize("model", [Ticket, Tree, Owner, Point])
+@pytest.mark.parametrize("model", [Ticket, Tree, Owner, Point, Drawing])
 def test_pydantic_models_are_held(native: Alone, model: type[BaseModel]) -> None:
     grammar = schema_to_gbnf(model.model_json_schema())
     texts = [generate(native, grammar, seed) for seed in range(12)]
@@ -167,6 +186,35 @@ def test_pydantic_models_are_held(native: Alone, model: type[BaseModel]) -> None
             {"type": "string", "pattern": r"^\w+@[a-z]+\.(com|org)$"},
             lambda v: re.search(r"^\w+@[a-z]+\.(com|org)$", v),
         ),
+        (
+            {"type": "string", "pattern": "^[a-c]+$", "minLength": 2, "maxLength": 4},
+            lambda v: re.search("^[a-c]{2,4}$", v),
+        ),
+        ({"type": "string", "pattern": "^é{3,9}$", "maxLength": 5}, lambda v: re.search("^é{3,5}$", v)),
+        ({"type": "string", "pattern": r"\w", "minLength": 1}, lambda v: re.search(r"^\w$", v)),
+        ({"oneOf": [{"type": "integer", "maximum": 9, "minimum": 0}]}, lambda v: v in range(10)),
+        (
+            {
+                "type": "object",
+                "oneOf": [
+                    {"properties": {"k": {"$ref": "#/$defs/a"}}},
+                    {"properties": {"k": {"enum": ["b", "c"]}}, "required": ["k"]},
+                ],
+                "$defs": {"a": {"enum": ["a"]}},
+            },
+            lambda v: v["k"] in ("a", "b", "c"),
+        ),
+        (
+            {
+                "oneOf": [
+                    {"type": "boolean"},
+                    {"const": 1},
+                    {"enum": ["a", 0]},
+                    {"type": "array", "maxItems": 0},
+                ]
+            },
+            lambda v: v in ([], True, False, 1, 0, "a"),
+        ),
         ({"type": "string", "pattern": "[^a-z]{2,4}"}, lambda v: re.search("[^a-z]{2,4}", v)),
         ({"type": "string", "pattern": r'^"\\\S.\u00e9*$'}, lambda v: re.search('^"\\\\\\S.é*$', v)),
     ],
@@ -198,14 +246,64 @@ def test_any_json_is_json_and_objects_are_objects(native: Alone) -> None:
         ({"type": "integer", "multipleOf": 5}, "multipleOf"),
         ({"$ref": "https://example.com/schema"}, "inside the schema"),
         ({"$ref": "#/$defs/none"}, "leads nowhere"),
-        ({"$ref": "#"}, ""),
+        ({"$ref": "#"}, "leads back to itself"),
+        ({"anyOf": [{"$ref": "#"}, {"type": "null"}]}, "leads back to itself"),
+        (
+            {
+                "$ref": "#/$defs/a",
+                "$defs": {
+                    "a": {
+                        "anyOf": [
+                            {"type": "array", "items": {"$ref": "#/$defs/b"}},
+                            {"$ref": "#/$defs/b"},
+                        ]
+                    },
+                    "b": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/a"}]},
+                },
+            },
+            "leads back to itself",
+        ),
+        ({"allOf": [{"$ref": "#"}]}, "deep"),
         ({"type": "integer", "minimum": 5, "maximum": 4}, "no number"),
         ({"type": "number", "minimum": 5, "exclusiveMaximum": 5}, "no number"),
         ({"type": "string", "minLength": 5, "maxLength": 4}, "no text"),
         ({"type": "string", "maxLength": 10**9}, "cannot be held"),
         ({"type": "string", "pattern": "(?=a)"}, "look-around"),
         ({"type": "string", "pattern": "(a"}, "unclosed"),
-        ({"type": "string", "pattern": "a", "maxLength": 3}, "only one of"),
+        (
+            {"type": "string", "pattern": "^([a-z]{1,100} ){1,50}$"},
+            "pattern '^([a-z]{1,100} ){1,50}$': nested",
+        ),
+        ({"type": "string", "pattern": "^(a*)*$"}, "pattern '^(a*)*$': what may be nothing"),
+        ({"type": "string", "pattern": "^(a|b?)+$"}, "what may be nothing"),
+        ({"type": "string", "pattern": "^ab$", "maxLength": 3}, "one repeated character or class"),
+        ({"type": "string", "pattern": "^[a-z]+x$", "maxLength": 3}, "one repeated character or class"),
+        ({"type": "string", "pattern": "^(ab)+$", "maxLength": 3}, "one repeated character or class"),
+        ({"type": "string", "pattern": "a|b", "maxLength": 3}, "one repeated character or class"),
+        ({"type": "string", "pattern": "", "maxLength": 3}, "one repeated character or class"),
+        ({"type": "string", "pattern": "^[a-z]{4,}$", "maxLength": 3}, "no match"),
+        ({"type": "string", "format": "date", "maxLength": 3}, "a format beside"),
+        ({"type": "string", "format": "date", "pattern": "a"}, "a format beside"),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "use 'anyOf'"),
+        ({"oneOf": [{"type": ["string", "null"]}, {"type": ["null", "array"]}]}, "use 'anyOf'"),
+        ({"oneOf": [{"const": 1}, {"const": 1.0}]}, "use 'anyOf'"),
+        ({"oneOf": [{"const": 1.0}, {"type": "integer"}]}, "use 'anyOf'"),
+        ({"oneOf": [{"enum": ["a", "b"]}, {"enum": ["b", "c"]}]}, "use 'anyOf'"),
+        ({"oneOf": [{"const": "a"}, {"type": "string"}]}, "#/oneOf: a value might match both 0 and 1"),
+        ({"oneOf": [{"type": "string"}, True]}, "use 'anyOf'"),
+        # The standard asks only objects for their members.
+        ({"oneOf": [{"properties": {"k": {"const": 1}}}, {"type": "null"}]}, "use 'anyOf'"),
+        ({"type": "object", "oneOf": [{"required": ["a"]}, {"required": ["b"]}]}, "use 'anyOf'"),
+        (
+            {
+                "type": "object",
+                "oneOf": [
+                    {"properties": {"k": {"enum": ["a", "b"]}}},
+                    {"properties": {"k": {"enum": ["b", "c"]}}},
+                ],
+            },
+            "use 'anyOf'",
+        ),
         ({"enum": []}, "no value"),
         ({"enum": [1], "minimum": 3}, "beside"),
         ({"anyOf": []}, "something in it"),
@@ -213,9 +311,6 @@ def test_any_json_is_json_and_objects_are_objects(native: Alone) -> None:
     ],
 )
 def test_what_cannot_be_held_is_refused_with_the_reason(schema: Any, why: str) -> None:
-    if schema == {"$ref": "#"}:
-        assert "::=" in schema_to_gbnf(schema)  # endless, and the engine refuses it
-        return
     with pytest.raises(SchemaError, match=re.escape(why)):
         schema_to_gbnf(schema)
 
@@ -235,8 +330,86 @@ def test_a_grammar_that_llama_cpp_cannot_compile_is_an_error_and_no_abort(
     native: Alone, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(GrammarError):
-        Sampler(native.model, recommended(Sampling(), {}), schema_to_gbnf({"$ref": "#"}))
+        Sampler(native.model, recommended(Sampling(), {}), 'root ::= root "a"')
     capfd.readouterr()
+
+
+REPEATED = st.recursive(
+    st.sampled_from(["a", "[a-z]", r"\d", "."]),
+    lambda inner: st.one_of(
+        st.tuples(inner, inner).map("".join),
+        st.tuples(inner, inner).map(lambda both: f"({both[0]}|{both[1]})"),
+        st.tuples(
+            inner, st.sampled_from(["*", "+", "?", "{3}", "{40}", "{0,9}", "{2,70}", "{9,}", "{600}"])
+        ).map(lambda both: f"({both[0]}){both[1]}"),
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.mark.gguf
+@given(REPEATED)
+@example("(([a-z]){44}){45}")
+@example("([a-z]{1,100} ){1,19}")
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_pattern_is_refused_here_or_taken_by_llama_cpp_which_prints_nothing(
+    native: Alone, capfd: pytest.CaptureFixture[str], pattern: str
+) -> None:
+    try:
+        grammar = schema_to_gbnf({"type": "string", "pattern": f"^{pattern}$"})
+    except SchemaError:
+        return
+    Sampler(native.model, recommended(Sampling(), {}), grammar).close()
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.gguf
+@pytest.mark.parametrize(
+    ("least", "most"), [(0, 501), (3, 700), (0, 2001), (600, None), (599, 600), (750, 2500), (1000, 1000)]
+)
+def test_a_long_repetition_ends_where_it_should(native: Alone, least: int, most: int | None) -> None:
+    """llama.cpp takes one beyond 2000 for one without an end."""
+    limits = {"minLength": least} | ({} if most is None else {"maxLength": most})
+    sampler = Sampler(
+        native.model,
+        recommended(Sampling(), {}),
+        schema_to_gbnf({"type": "string", "pattern": "^a*$", **limits}),
+    )
+    quote, letter = (native.model.tokenize(char)[-1] for char in '"a')
+    ends = []
+    c.llama_sampler_accept(sampler._grammar, quote)
+    for count in range((most or 2200) + 2):
+        if sampler._admits(quote):
+            ends.append(count)
+        if not sampler._admits(letter):
+            break
+        c.llama_sampler_accept(sampler._grammar, letter)
+    sampler.close()
+    assert ends == list(range(least, (most or 2201) + 1))
+
+
+@pytest.mark.gguf
+@pytest.mark.parametrize("count", [500, 501, 1000, 1999, 2001, 10_000])
+def test_long_lists_and_texts_are_taken_by_llama_cpp(
+    native: Alone, capfd: pytest.CaptureFixture[str], count: int
+) -> None:
+    for schema in (
+        {"type": "array", "minItems": count},
+        {"type": "array", "maxItems": count, "items": {"type": "string", "maxLength": count}},
+        {"type": "array", "prefixItems": [{"const": 1}], "items": {"enum": [1, 2]}, "maxItems": count},
+        {"type": "string", "minLength": count, "maxLength": count},
+    ):
+        Sampler(native.model, recommended(Sampling(), {}), schema_to_gbnf(schema)).close()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_reference_to_itself_below_something_written_is_no_circle() -> None:
+    for schema in (
+        {"type": "array", "items": {"$ref": "#"}},
+        {"anyOf": [{"type": "null"}, {"type": "object", "additionalProperties": {"$ref": "#"}}]},
+        Tree.model_json_schema(),
+    ):
+        assert "::=" in schema_to_gbnf(schema)
 
 
 @pytest.mark.gguf

@@ -14,7 +14,15 @@ from adapters.local.chat import template_messages
 from adapters.local.templates import CHATML, ChatTemplate
 from adapters.local.tools import SECTION_HEAD
 from adapters.local.traits import Traits
-from router.errors import ModelError, ModelHTTPError, ModelLoadError, ModelProtocolError
+from router import AsyncRouter
+from router.errors import (
+    AllModelsFailedError,
+    ModelError,
+    ModelHTTPError,
+    ModelLoadError,
+    ModelProtocolError,
+)
+from router.failures import judge
 from router.models import LocalModel
 from tests.adapters.local.conftest import Make
 from tests.adapters.local.kit import ScriptedEngine, asking, eventually, weather_tool
@@ -230,6 +238,48 @@ async def test_a_templates_own_refusal_is_a_bad_request() -> None:
     with pytest.raises(ModelHTTPError, match="roles must alternate") as caught:
         await rendered("{{ raise_exception('roles must alternate') }}")
     assert caught.value.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("{{ 1 / 0 }}", ModelProtocolError),
+        ("{{ ''.__class__.__mro__() }}", ModelProtocolError),
+        (
+            "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
+            ModelProtocolError,
+        ),
+        ("{% for %}", ModelLoadError),
+    ],
+)
+async def test_the_advice_is_for_whoever_can_follow_it(source: str, kind: type[ModelError]) -> None:
+    for declared, advice in (
+        (True, "; correct chat_template"),
+        (False, "; set chat_template to one that works"),
+    ):
+        template = ChatTemplate(source, model="m", limit=0.2, declared=declared)
+        with pytest.raises(kind) as caught:
+            await template.render({"messages": HELLO})
+        assert str(caught.value).endswith(advice)
+        assert not judge(caught.value).heals
+
+
+async def test_a_declared_template_that_breaks_is_not_tried_twice() -> None:
+    for template, own in ((None, "{{ 1 / 0 }}"), ("{{ 1 / 0 }}", None)):
+        engine = ScriptedEngine(["x"], template=own)
+        adapter = LocalAdapter(LocalModel("m", path=Path("m.gguf"), chat_template=template), engine)
+        with pytest.raises(ModelProtocolError, match="correct" if template else "one that works") as caught:
+            await adapter.complete(asking())
+        assert not judge(caught.value).heals
+
+
+@pytest.mark.gguf
+async def test_a_template_that_breaks_is_tried_once_by_a_router(tmp_path: Path) -> None:
+    local = LocalModel("m", path=write_gguf(tmp_path / "m.gguf"), threads=1, chat_template="{{ 1 / 0 }}")
+    async with AsyncRouter([local]) as router:
+        with pytest.raises(AllModelsFailedError) as caught:
+            await router.chat.completions.create(messages=[{"role": "user", "content": "Hello"}])
+    assert len(caught.value.causes) == 1
 
 
 async def test_cancelling_a_rendering_ends_its_thread() -> None:

@@ -42,6 +42,7 @@ def disk_of(model: LocalModel, context: NativeContext, facts: ModelFacts, scratc
     try:
         key = identity(model, context, facts.metadata)
         folder = Folder(model.session_dir.expanduser())
+        folder.prepare()
     except (OSError, RuntimeError) as error:  # RuntimeError: whose home is "~"?
         _log.warning("%s: sessions are not saved: %s", model.name, error)
         return None

@@ -60,6 +60,16 @@ class Folder:
         self._resume = 0.0
         self._complained: set[str] = set()
 
+    def prepare(self) -> None:
+        """Makes the folder if it is not there.
+
+        Raises:
+            OSError: if there can be none, or nobody may write there.
+        """
+        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(self._path, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self._path))
+
     def has(self, name: str, age: int = 0) -> bool:
         """Whether a blob is there. If so, it was used just now, `age` seconds ago."""
         try:

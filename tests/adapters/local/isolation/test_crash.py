@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from adapters.local.isolation import process, starting
 from adapters.local.isolation.crashes import FIRST_PAUSE, MOST
 from router import AllModelsFailedError, LocalModel, Policy, StreamInterruptedError
 from router.errors import ModelConnectionError, ModelLoadError
+from router.failures import CRASHED
 from tests.adapters.local.conftest import Tiny
 from tests.adapters.local.isolation.conftest import Ear, Isolated, engine_of, job, opened, pid_of, pid_soon
 from tests.adapters.local.kit import asking, eventually, until
@@ -101,6 +103,7 @@ def test_a_crash_while_loading_is_an_error_of_loading(smollm: Path, engines: Any
     until(lambda: bool(told))
     assert isinstance(told[0], ModelLoadError)
     assert "ran out of memory" in str(told[0])
+    assert told[0].code == CRASHED
 
 
 def test_a_crash_while_idle_is_healed_by_the_next_request(tiny: Tiny, engines: Any) -> None:
@@ -210,6 +213,26 @@ class TestThroughARouter:
             threading.Timer(0.3, process.kill).start()
             completion = router.chat.completions.create(messages=HELLO, max_tokens=4)
             assert [attempt.outcome for attempt in completion.routing.attempts] == ["failed", "succeeded"]
+
+    def test_one_crash_with_many_requests_in_flight_does_not_shut_the_model(self) -> None:
+        local = LocalModel("local", path=smollm2(), n_ctx=1024, threads=1, isolation="process")
+        with sync_router_of(local) as router:
+            ask = router.chat.completions.create
+            ask(messages=HELLO, max_tokens=1)
+            adapter: Any = router._core.fleet.loaded_adapter(0)
+            dead = pid_of(engine_of(adapter))
+            psutil.Process(dead).suspend()  # all four are lost, whatever the machine's speed
+            with ThreadPoolExecutor(4) as threads:
+                answers = [threads.submit(ask, messages=HELLO, max_tokens=4) for _ in range(4)]
+                until(lambda: adapter.load().running + adapter.load().waiting == 4)
+                os.kill(dead, signal.SIGKILL)
+                outcomes = [answer.result(60) for answer in answers]
+            for completion in outcomes:
+                assert [attempt.outcome for attempt in completion.routing.attempts] == ["failed", "succeeded"]
+                error: Any = completion.routing.attempts[0].error
+                assert (type(error), error.code) == (ModelConnectionError, CRASHED)
+            assert router._core.health.last_error("local") is None
+            assert ask(messages=HELLO, max_tokens=1).choices
 
     def test_a_stream_that_began_says_what_was_lost(self) -> None:
         local = LocalModel("local", path=smollm2(), n_ctx=1024, threads=1, isolation="process")

@@ -147,10 +147,12 @@ def test_a_declaration_crosses_as_plain_data(tmp_path: Any) -> None:
     [
         ModelHTTPError("x", model="m", status_code=503, retry_after=1.5, code="queue_full"),
         ModelConnectionError("broken", model="m"),
+        ModelConnectionError("killed", model="m", code="crashed"),
+        ModelError("new", model="m", code="new"),
         ModelTimeoutError("late", model="m", timeout=3.0),
-        ModelProtocolError("nonsense", model="m"),
+        ModelProtocolError("nonsense", model="m", code="chat_template"),
         ContextWindowExceededError("long", model="m", tokens=10, window=5),
-        ModelLoadError("no such file", model="m"),
+        ModelLoadError("no such file", model="m", code="crashed"),
     ],
     ids=lambda error: type(error).__name__,
 )
