@@ -215,8 +215,10 @@ class Worker:
         failed = ModelProtocolError(f"the engine broke: {error!r}", model=name)
         failed.__cause__ = error
         self._stepping = False
+        with self._lock:  # who comes once the first are told waits for the next load
+            refused = self._waiting.clear()
         self._let_go(failed)
-        self._fail_waiting(failed)
+        refused.tell(failed)
 
     def _wait_for_work(self) -> bool:
         if not self._running:
