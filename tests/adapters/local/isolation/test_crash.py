@@ -28,7 +28,8 @@ from tests.helpers import HELLO, scripted, smollm2, sync_router_of, text_of
 
 pytestmark = pytest.mark.gguf
 
-LONG: dict[str, Any] = {"max_tokens": 7000, "temperature": 0}
+#: One token for ever: what these random weights would say by themselves may end at any time.
+LONG: dict[str, Any] = {"max_tokens": 7000, "temperature": 0, "logit_bias": {"65": 100}}
 
 
 @pytest.mark.parametrize("crash", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL])
