@@ -14,7 +14,7 @@ from router.profile import Profile, Speed
 if TYPE_CHECKING:
     from router.models import LocalModel
 
-__all__ = ["LOCAL_CAPABILITIES", "local_profile"]
+__all__ = ["EXTRA_TOKENS", "LOCAL_CAPABILITIES", "MOST_CONTEXT", "local_profile"]
 
 #: The context window unless the app asks for another: a larger one takes memory that may not be there.
 MOST_CONTEXT = 8192
@@ -54,7 +54,7 @@ _PREFILL_GAIN = 4.0
 _LOAD_BYTES_PER_SECOND = 1e9
 _LOAD_SECONDS = 0.2
 #: What the engine's memory holds beside one window, unless that took too much memory.
-_EXTRA_TOKENS = 8192
+EXTRA_TOKENS = 8192
 #: What a file that cannot be read is taken for: small, so that the attempt is made and says what is wrong.
 _UNKNOWN_BYTES = 100_000_000
 
@@ -87,7 +87,7 @@ def local_profile(model: LocalModel) -> Profile:
         quality=model.quality_table,
         speed=_speed(file.size_bytes if file else _UNKNOWN_BYTES),
         unavailable=_missing_engine(),
-        kept_tokens=window and window + min((model.max_parallel - 1) * window, _EXTRA_TOKENS),
+        kept_tokens=window and window + min((model.max_parallel - 1) * window, EXTRA_TOKENS),
         notes={"file": f"cannot be read: {trouble}"} if file is None else _notes(file),
     )
 

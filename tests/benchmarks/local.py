@@ -97,11 +97,11 @@ async def ours(threads: int, chats: int) -> tuple[float, float]:
         await adapter.aclose()
 
 
-def llamas(threads: int, chats: int) -> tuple[float, float]:
-    """`Llama`, one after the other, with what it caches by itself: the last chat's beginning."""
+def llama_of(threads: int) -> Any:
+    """A fresh `llama_cpp.Llama`."""
     from llama_cpp import Llama
 
-    llama = Llama(
+    return Llama(
         str(smollm2()),
         n_ctx=N_CTX,
         n_threads=threads,
@@ -109,13 +109,18 @@ def llamas(threads: int, chats: int) -> tuple[float, float]:
         flash_attn=True,
         verbose=False,
     )
+
+
+def llamas(threads: int, chats: int) -> tuple[float, float]:
+    """`Llama`, one after the other, with what it caches by itself: the last chat's beginning."""
+    llama = llama_of(threads)
     try:
         llama.create_chat_completion(messages=[{"role": "user", "content": "hi"}], max_tokens=1)
         began, firsts, count = time.perf_counter(), [], 0
         for number in range(chats):
             first = 0.0
             stream: Any = llama.create_chat_completion(
-                messages=messages(number),  # type: ignore[arg-type]  # plain dicts will do
+                messages=messages(number),
                 max_tokens=TOKENS,
                 temperature=0,
                 stream=True,
@@ -175,8 +180,6 @@ def beside_the_server(python: str | None, threads: int, rounds: int) -> None:
 
 def texts(threads: int) -> None:
     """How many greedy texts equal `Llama`'s and those alone, and how near the others' first tokens are."""
-    from llama_cpp import Llama
-
     prompts = [
         f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{messages(number)[1]['content']}<|im_end|>\n"
         "<|im_start|>assistant\n"
@@ -184,14 +187,7 @@ def texts(threads: int) -> None:
     ]
     equal = 0
     for prompt in prompts:
-        llama = Llama(
-            str(smollm2()),
-            n_ctx=N_CTX,
-            n_threads=threads,
-            n_threads_batch=threads,
-            flash_attn=True,
-            verbose=False,
-        )
+        llama = llama_of(threads)
         theirs: Any = llama.create_completion(prompt, max_tokens=TOKENS, temperature=0)
         llama.close()
         (mine,) = said([prompt], threads)

@@ -1,7 +1,8 @@
 """The engine that answers many chats at once: one thread and one context per model.
 
-`queue`, `scheduler`, `tree`, `cells` and `memory` decide, and know no model; `loaded` and `serving` compute;
-`worker` is the thread, `engine` what others hold.
+`queue`, `scheduler`, `tree`, `cells` and `memory` decide, and know no model; `arriving` brings one into
+memory, `loaded` and `serving` compute with it; `worker` is the thread, `waiting` and `door` are for who wants
+to come in, `engine` is what others hold; `disk` keeps what leaves memory.
 """
 
 from __future__ import annotations

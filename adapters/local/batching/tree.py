@@ -47,19 +47,24 @@ class _Node:
 
 
 class PrefixTree:
-    """Held token sequences.
-
-    Attributes:
-        size: Distinct tokens held: a beginning that several sequences share counts once.
-    """
+    """Held token sequences."""
 
     def __init__(self) -> None:
         self._root = _Node(None, [], 0)
         self._ends: dict[int, _Node] = {}
-        self.size = 0
 
     def __contains__(self, holder: int) -> bool:
         return holder in self._ends
+
+    @property
+    def size(self) -> int:
+        """Distinct tokens held: a beginning that several sequences share counts once. Walks the tree."""
+        size, nodes = 0, [self._root]
+        while nodes:
+            node = nodes.pop()
+            size += len(node.tokens)
+            nodes += node.children.values()
+        return size
 
     def length(self, holder: int) -> int:
         """Tokens that a holder holds."""
@@ -120,7 +125,6 @@ class PrefixTree:
         if node.parent is not None and not node.children and len(node.holders) == 1:
             node.tokens += tokens
             node.end += len(tokens)
-            self.size += len(tokens)
             return 0, None
         return self._walk(holder, tokens, node.end)
 
@@ -135,7 +139,6 @@ class PrefixTree:
         if done < len(tokens):
             leaf = _Node(node, tokens[done:], start + len(tokens))
             node.children[tokens[done]] = leaf
-            self.size += len(leaf.tokens)
             node = leaf
         self._move(holder, node)
         return done, other
@@ -182,7 +185,6 @@ class PrefixTree:
         """Removes what nobody holds from here upwards, and joins what need not be apart."""
         while (parent := node.parent) is not None and not node.holders and not node.children:
             del parent.children[node.tokens[0]]
-            self.size -= len(node.tokens)
             node = parent
         if node.parent is not None and not node.holders and len(node.children) == 1:
             (child,) = node.children.values()

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from router.catalogue.gguf import GGUFError, GGUFFile, read_gguf
-from router.catalogue.local import MOST_CONTEXT
+from router.catalogue.local import EXTRA_TOKENS, MOST_CONTEXT
 from router.models import LocalModel
 
 __all__ = ["KEPT_SEQUENCES", "Need", "cells_for", "identity", "predict"]
 
 #: Finished sequences that are kept beside the running ones.
 KEPT_SEQUENCES = 24
-#: Cells beside those of one request's whole window, and the most memory they may take, in bytes.
-_EXTRA_CELLS, _EXTRA_BYTES = 8192, 1 << 30
+#: The most memory that cells beside those of one request's whole window may take, in bytes.
+_EXTRA_BYTES = 1 << 30
 #: Rows that one step computes at most (`context.MOST_ROWS`).
 _ROWS = 512
 #: Keys and values are 16-bit numbers, states and what is computed 32-bit ones.
@@ -73,7 +73,7 @@ def cells_for(window: int, slots: int, bytes_per_token: int) -> int:
     One request alone can always use its whole window. What is beyond that is for the others, and for
     beginnings that are kept: the rest of the windows, but at most 8,192 tokens and a gigabyte.
     """
-    extra = min((slots - 1) * window, _EXTRA_CELLS, _EXTRA_BYTES // max(1, bytes_per_token))
+    extra = min((slots - 1) * window, EXTRA_TOKENS, _EXTRA_BYTES // max(1, bytes_per_token))
     return window + extra
 
 

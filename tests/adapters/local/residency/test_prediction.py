@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from adapters.local.context import MOST_ROWS
+from adapters.local.residency import prediction
 from adapters.local.residency.prediction import Need, cells_for, predict
 from router.models import LocalModel
 from tests.adapters.local.conftest import Tiny
@@ -193,3 +195,7 @@ def measured(path: Path, cells: int, first: Path) -> float:
 @pytest.mark.parametrize("cells", [512, 4096])
 def test_the_prediction_for_a_real_model_comes_true(smollm: Path, tiny: Tiny, cells: int) -> None:
     assert 0.95 < measured(smollm, cells, tiny("qwen3")) < 1.2
+
+
+def test_it_reckons_with_the_rows_that_a_context_computes() -> None:
+    assert prediction._ROWS == MOST_ROWS
