@@ -34,11 +34,15 @@ class Call:
         started: To be called, on the event loop, when the backend begins to work on this call: after
             loading a model and after waiting in its queue. Time before it does not count as slowness.
             Calling it more than once does no harm.
+        prefix: The beginning of the answer, which the caller has already: it is to be gone on with from its
+            last character, and not to be given again. Empty for an answer from its beginning. Only streams
+            of models whose profile says `continues` are asked so.
     """
 
     request: ChatRequest
     timeout: float | None = None
     started: Callable[[], None] = _nothing
+    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Self
 
+from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.completion_usage import CompletionTokensDetails, PromptTokensDetails
 from pydantic import PrivateAttr
 
 from router.decision import Decision
+from router.usage import Usage
 
-__all__ = ["RoutedCompletion", "is_only_usage", "is_visible"]
+__all__ = ["RoutedCompletion", "is_only_usage", "is_visible", "usage_object"]
 
 
 class RoutedCompletion(ChatCompletion):
@@ -53,3 +56,14 @@ def is_visible(chunk: ChatCompletionChunk) -> bool:
 def is_only_usage(chunk: ChatCompletionChunk) -> bool:
     """Whether a chunk carries nothing but the usage of the whole stream."""
     return not chunk.choices and chunk.usage is not None
+
+
+def usage_object(usage: Usage) -> CompletionUsage:
+    """Tokens as openai's own type."""
+    return CompletionUsage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.prompt_tokens + usage.completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(cached_tokens=usage.cached_tokens),
+        completion_tokens_details=CompletionTokensDetails(reasoning_tokens=usage.reasoning_tokens),
+    )

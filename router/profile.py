@@ -92,6 +92,7 @@ class Profile:
         max_concurrency: Requests at once at most.
         kept_tokens: Tokens of recent prompts and answers that the model keeps computed as long as it stays
             loaded, about; None if it keeps them by time, or not at all.
+        continues: Whether it goes on exactly with an answer that another model began (`Call.prefix`).
         notes: Further facts for people (`architecture`, `quantisation`, ...).
     """
 
@@ -112,4 +113,5 @@ class Profile:
     tpm: int | None = None
     max_concurrency: int | None = None
     kept_tokens: int | None = None
+    continues: bool = False
     notes: Mapping[str, str] = field(default_factory=dict)

@@ -5,22 +5,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from router.background import BackgroundLoop, Pump
 from router.decision import Decision, Outcome
-from router.errors import DeadlineExceededError, ModelError, RouterClosedError, StreamInterruptedError
-from router.usage import characters_of
+from router.errors import (
+    DeadlineExceededError,
+    ModelError,
+    ModelProtocolError,
+    ModelTimeoutError,
+    RouterClosedError,
+    RouterError,
+    StreamInterruptedError,
+)
+from router.resuming import Told, continuation
+from router.shown import shown_usage, together
+from router.stalls import Watchdog, watch
+from router.usage import Usage, characters_of
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk
 
     from router.driver import Run
     from router.live import LiveAttempt
+    from router.resuming import Continuation
 
-__all__ = ["AsyncRoutedStream", "RoutedStream"]
+__all__ = ["AsyncRoutedStream"]
 
 _CLOSED = "the router was closed while this stream was read"
 
@@ -37,18 +48,27 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
 
     def __init__(self, run: Run, attempt: LiveAttempt) -> None:
         self._run = run
+        #: The run that the chunks come from: the request's, or the one that goes on with its answer.
+        self._leg = run
         self._attempt = attempt
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
         self._buffer = attempt.buffer
         self._text: list[str] = []
+        self._told = Told()
+        self._usage_before: Usage | None = None
         self._over = False
         self._expired = False
+        self._stalled: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._wants_usage = run.routing.request.include_usage
         left = run.routing.deadline_at - run.core.now()
         if left != float("inf"):
             self._timer = self._loop.call_later(max(left, 0.0), self._expire)
+        self._now = run.core.now
+        if self._buffer:
+            self._told.first = self._buffer[0]
+        self._watchdog: Watchdog | None = watch(run.core, run.routing.fleet, attempt.place, self._bark)
 
     @property
     def routing(self) -> Decision:
@@ -61,19 +81,26 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
     async def __anext__(self) -> ChatCompletionChunk:
         while True:
             chunk = self._buffer.popleft() if self._buffer else await self._read()
+            if chunk is None:
+                continue
             if chunk.usage is not None:
                 self._attempt.reported = chunk.usage
                 if not chunk.choices and not self._wants_usage:
                     continue
+                chunk.usage = shown_usage(self._leg.routing, self._attempt, self._usage_before)
             for choice in chunk.choices:
                 delta = choice.delta
                 self._attempt.characters += characters_of(delta)
                 if choice.index == 0 and delta and delta.content:
                     self._text.append(delta.content)
+                    if delta.tool_calls or choice.finish_reason:
+                        self._told.see(chunk)
+                else:
+                    self._told.see(chunk)
             return chunk
 
-    async def _read(self) -> ChatCompletionChunk:
-        """The next chunk from the backend."""
+    async def _read(self) -> ChatCompletionChunk | None:
+        """The next chunk from the backend; None to look into the buffer again."""
         self._check_deadline()
         source = self._attempt.source
         if self._over or source is None:
@@ -81,34 +108,114 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
         if self._attempt.exhausted:
             await self._end("succeeded")
             raise StopAsyncIteration
+        broken: ModelError
         self._run.reader = reader = asyncio.current_task()
         try:
-            return await source.__anext__()
+            watchdog = self._watchdog
+            return await (source.__anext__() if watchdog is None else watchdog.next(source))
         except StopAsyncIteration:
             if self._run.stopped:
                 raise self._closed() from None
-            await self._end("succeeded")
-            raise
+            if self._told.finished:
+                await self._end("succeeded")
+                raise
+            name = self._run.routing.fleet.names[self._attempt.place]
+            broken = ModelProtocolError("the stream ended without a finish reason", model=name)
         except ModelError as error:
-            self._attempt.error = error
-            self._run.core.health.failed(error.model, error, self._run.core.now())
-            await self._end("failed")
-            raise self._interrupted(error) from error
+            broken = error
         except asyncio.CancelledError:
-            await self._end("cancelled")
-            if (self._expired or self._run.stopped) and reader is not None and reader.uncancel() <= 0:
+            ours = self._expired or self._run.stopped or self._stalled is not None
+            if not ours or reader is None or reader.uncancel() > 0:
+                await self._end("cancelled")
+                raise  # the caller was cancelled
+            if self._expired or self._run.stopped:
+                await self._end("cancelled")
                 self._check_deadline()
                 raise self._closed() from None
-            raise  # the caller was cancelled
+            broken = self._stall()
         finally:
             self._run.reader = None
+        await self._mend(broken)
+        return None
 
-    def _interrupted(self, error: ModelError) -> StreamInterruptedError:
+    def _bark(self, silent: float) -> None:
+        """The stream has stalled: whoever reads is woken."""
+        if self._run.reader is not None:
+            self._stalled = silent
+            self._run.reader.cancel()
+
+    def _stall(self) -> ModelTimeoutError:
+        silent, self._stalled = self._stalled or 0.0, None
+        return ModelTimeoutError(
+            f"the stream stalled: nothing came for {silent:.1f} s, which is far longer than usual",
+            model=self._run.routing.fleet.names[self._attempt.place],
+            timeout=silent,
+        )
+
+    async def _mend(self, error: ModelError) -> None:
+        """The stream broke: goes on with it elsewhere, once, if the app wants that, or raises.
+
+        Raises:
+            StreamInterruptedError: if nobody goes on with it.
+            DeadlineExceededError: if the time is over.
+        """
+        self._unwatch()
+        run, attempt = self._run, self._attempt
+        attempt.outcome, attempt.error, attempt.ended_at = "failed", error, self._now()
+        run.core.health.failed(error.model, error, attempt.ended_at, began=attempt.started_at)
+        if self._leg is not run or run.core.config.recovery.on_interrupt == "raise":
+            await self._end("failed")
+            raise self._interrupted(error) from error
+        run.reader = reader = asyncio.current_task()
+        try:
+            rest = await continuation(run, attempt, "".join(self._text), self._told)
+            if rest is not None:
+                self._go_on(rest, await rest.drive())
+                return
+        except asyncio.CancelledError:
+            await self._end("failed")
+            if (self._expired or run.stopped) and reader is not None and reader.uncancel() <= 0:
+                self._check_deadline()
+                raise self._closed() from None
+            raise
+        except DeadlineExceededError as late:
+            await self._end("failed")
+            late.decision = self.routing
+            raise
+        except RouterError as failed:
+            await self._end("failed")
+            raise self._interrupted(error, f"; nobody could go on with it: {failed}") from error
+        finally:
+            run.reader = None
+        await self._end("failed")
+        raise self._interrupted(error, "; no model can go on with it") from error
+
+    def _go_on(self, rest: Continuation, winner: LiveAttempt) -> None:
+        """Another attempt gives the rest of the answer."""
+        run, broken, names = self._run, self._attempt, self._run.routing.fleet.names
+        name, before = names[winner.place], names[broken.place]
+        length = sum(map(len, self._text))
+        run.routing.notes += (f"continued: {name} went on after {length} characters of {before}",)
+        self._usage_before = broken.usage
+        if broken.error is not None:
+            # Its frames hold this stream, and the request holds the error: nobody could drop the stream.
+            broken.error.__traceback__ = None
+        if self._wants_usage and not broken.usage_is_reported:
+            run.routing.notes += (f"usage: that of {before}, which told none, is estimated in the sum",)
+        self._leg, self._attempt, self._buffer = rest, winner, winner.buffer
+        self._watchdog = watch(run.core, run.routing.fleet, winner.place, self._bark)
+
+    def _unwatch(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.stop()
+            self._watchdog = None
+
+    def _interrupted(self, error: ModelError, more: str = "") -> StreamInterruptedError:
         text = "".join(self._text)
         interrupted = StreamInterruptedError(
-            f"the stream of {error.model} broke after {len(text)} characters: {error}",
+            f"the stream of {error.model} broke after {len(text)} characters: {error}{more}",
             text=text,
-            usage=self._attempt.usage,
+            usage=together(self._usage_before, self._attempt.usage),
         )
         interrupted.decision = self.routing
         return interrupted
@@ -141,10 +248,12 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
         self._over = True
         if self._timer is not None:
             self._timer.cancel()
+        self._unwatch()
         attempt = self._attempt
-        attempt.outcome = outcome
-        attempt.ended_at = self._run.core.now()
-        await self._run.finish(attempt, text="".join(self._text))
+        if attempt.outcome == "running":
+            attempt.outcome = outcome
+            attempt.ended_at = self._now()
+        await self._leg.finish(attempt, text="".join(self._text))
 
     async def aclose(self) -> None:
         """Stops the stream; what was not read is not answered. Does no harm when it has ended."""
@@ -164,54 +273,6 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
         if self._over or self._pid != os.getpid():
             return
         # A collection may come in the midst of anything, even under a lock: only the note is made here.
-        self._run.core.orphans[self._run] = self._attempt
+        self._run.core.orphans[self._leg] = self._attempt
         with contextlib.suppress(RuntimeError):  # its loop has ended: the next request books it
-            self._loop.call_soon_threadsafe(self._run.drop)
-
-
-class RoutedStream(Iterator["ChatCompletionChunk"]):
-    """An answer in chunks, for synchronous code. As `AsyncRoutedStream`."""
-
-    def __init__(self, stream: AsyncRoutedStream, background: BackgroundLoop) -> None:
-        self._stream = stream
-        self._background = background
-        self._pump = Pump(background, stream)
-
-    @property
-    def routing(self) -> Decision:
-        """The decision as it stands now; final once the stream has ended."""
-        return self._stream.routing
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> ChatCompletionChunk:
-        try:
-            return next(self._pump)
-        except KeyboardInterrupt:
-            self.close()
-            raise
-        except RouterClosedError as error:
-            error.decision = error.decision or self.routing
-            raise
-
-    def close(self) -> None:
-        """Stops the stream at the backend. Does no harm when it has ended."""
-        if self._pump.forked:  # it is the parent's to close
-            return
-        self._pump.stop()
-        with contextlib.suppress(RouterClosedError):  # the loop has ended, and the stream with it
-            self._background.run(self._stream.aclose)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        pump = getattr(self, "_pump", None)  # there is none if the router was closed in that moment
-        if pump is not None and not pump.forked:
-            pump.stop()
+            self._loop.call_soon_threadsafe(self._leg.drop)

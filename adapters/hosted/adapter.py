@@ -11,9 +11,10 @@ from adapters.hosted.answers import StreamCheck, check_completion
 from adapters.hosted.clients import Clients
 from adapters.hosted.credentials import Credentials
 from adapters.hosted.dialect import outgoing
+from adapters.hosted.seam import Seam
 from router.adapter import AdapterSettings, Call, Load
 from router.catalogue.providers import provider_of
-from router.errors import ModelConnectionError, ModelTimeoutError
+from router.errors import ModelConnectionError, ModelHTTPError, ModelTimeoutError
 from router.models import HostedModel
 
 if TYPE_CHECKING:
@@ -58,15 +59,29 @@ class HostedAdapter:
         Raises:
             ModelError: whatever goes wrong, before the first chunk or later.
         """
+        if call.prefix and self._provider.prefix is None:
+            raise ModelHTTPError(
+                "the host is not known to go on with an answer that was begun",
+                model=self._model.name,
+                status_code=400,
+                code="unsupported",
+            )
         client = await self._client()
         out = outgoing(call, self._model, self._provider, stream=True)
         call.started()
         chunks = client.stream(out)
-        check = StreamCheck(self._model.name)
+        check = StreamCheck(
+            self._model.name,
+            asked=None if "n" in call.request.extra_body else call.request.choices,
+            begun=bool(call.prefix),
+        )
         see = check.see
+        seam = Seam(call.prefix) if call.prefix else None
         try:
             async for chunk in chunks:
                 if see(chunk):
+                    if seam is not None:
+                        seam.close(chunk)
                     yield chunk
         except (ModelConnectionError, ModelTimeoutError):
             # The answer is whole; only the host's farewell is missing.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adapters.hosted.failures import error_in_answer, filtered
+from adapters.hosted.shapes import odd_choice_field, odd_delta_field, odd_frame_field, odd_message_field
 from router.errors import ModelProtocolError
 
 if TYPE_CHECKING:
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
 
 __all__ = ["StreamCheck", "check_completion"]
+
+
+#: The types of a chunk's own fields, where a host leaves none of them out.
+_FRAME = (str, str, str, int)
+_NONE = (None, None)
 
 
 def check_completion(answer: ChatCompletion, model: str, asked: int = 1) -> None:
@@ -31,8 +37,16 @@ def check_completion(answer: ChatCompletion, model: str, asked: int = 1) -> None
         raise ModelProtocolError("the answer has no choices", model=model)
     if len(choices) < asked:
         raise ModelProtocolError(f"the answer has {len(choices)} choices, asked were {asked}", model=model)
+    odd = odd_frame_field(answer)
+    if odd is not None:
+        raise _misshapen(odd, model)
     for choice in answer.choices:
         _check_choice(choice, model)
+
+
+def _misshapen(field: str, model: str) -> ModelProtocolError:
+    text = f"the answer has not the shape of one: {field!r} is of another kind"
+    return ModelProtocolError(text, model=model)
 
 
 def _check_choice(choice: Choice, model: str) -> None:
@@ -44,8 +58,9 @@ def _check_choice(choice: Choice, model: str) -> None:
         raise ModelProtocolError("the answer has no finish reason", model=model)
     if message is None:
         raise ModelProtocolError("the answer has no message", model=model)
-    if not _well_formed(message):
-        raise ModelProtocolError("the answer's message has not the shape of one", model=model)
+    odd = odd_choice_field(choice) or odd_message_field(message)
+    if odd is not None:
+        raise _misshapen(odd, model)
     if _says_something(message) or reason == "length":
         # With "length", hidden reasoning can have used up all that was allowed.
         return
@@ -53,23 +68,6 @@ def _check_choice(choice: Choice, model: str) -> None:
         raise filtered(model=model)
     raise ModelProtocolError(
         "the answer says nothing: no content, tool calls, refusal or reasoning", model=model
-    )
-
-
-def _well_formed(message: object) -> bool:
-    content: object = getattr(message, "content", None)
-    calls: object = getattr(message, "tool_calls", None)
-    if not (content is None or isinstance(content, str)):
-        return False
-    return calls is None or (isinstance(calls, list) and all(map(_is_call, calls)))
-
-
-def _is_call(call: object) -> bool:
-    function: object = getattr(call, "function", None)
-    if function is None:
-        return getattr(call, "custom", None) is not None
-    return isinstance(getattr(function, "name", None), str) and isinstance(
-        getattr(function, "arguments", None), str
     )
 
 
@@ -85,11 +83,18 @@ def _says_something(part: object) -> bool:
 
 
 class StreamCheck:
-    """Follows the chunks of one stream."""
+    """Follows the chunks of one stream.
 
-    def __init__(self, model: str) -> None:
+    Args:
+        model: The model's name, for errors.
+        asked: How many choices were asked for; None: nobody knows.
+        begun: Whether it goes on with an answer that was begun, to which nothing may be left to say.
+    """
+
+    def __init__(self, model: str, *, asked: int | None = 1, begun: bool = False) -> None:
         self._model = model
-        self._spoken = False
+        self._asked = asked
+        self._spoken = begun
         self._reason = ""
         self._begun: set[int] = set()
         self._finished: set[int] = set()
@@ -109,33 +114,45 @@ class StreamCheck:
         choices: object = getattr(chunk, "choices", None)
         if not isinstance(choices, list):
             return self._see_odd(chunk, choices)
+        frame = (type(chunk.id), type(chunk.model), type(chunk.object), type(chunk.created))
+        labels = (chunk.system_fingerprint, chunk.service_tier)
+        if frame != _FRAME or labels != _NONE:
+            self._check(odd_frame_field(chunk))
         for choice in chunk.choices:
             self._see_choice(choice)
         return True
 
+    def _check(self, odd: str | None) -> None:
+        if odd is not None:
+            raise ModelProtocolError(
+                f"a chunk has not the shape of one: {odd!r} is of another kind", model=self._model
+            )
+
     def _see_choice(self, choice: ChunkChoice) -> None:
         delta: object = getattr(choice, "delta", None)
         reason: object = getattr(choice, "finish_reason", None)
-        content: object = getattr(delta, "content", None)
-        calls: object = getattr(delta, "tool_calls", None)
-        index: object = getattr(choice, "index", 0) or 0
-        if (
-            not isinstance(index, int)
-            or not (content is None or isinstance(content, str))
-            or not (calls is None or isinstance(calls, list))
-        ):
-            raise ModelProtocolError("a chunk's choice has not the shape of one", model=self._model)
+        index: object = getattr(choice, "index", None)
+        if (index is not None and type(index) is not int) or getattr(choice, "logprobs", None) is not None:
+            self._check(odd_choice_field(choice))
+        self._check(odd_delta_field(delta))
+        place = index if type(index) is int else 0
+        if not 0 <= place < (place + 1 if self._asked is None else self._asked):
+            raise ModelProtocolError(
+                f"a chunk is of choice {place}, which nobody asked for", model=self._model
+            )
+        if not (reason is None or isinstance(reason, str)):
+            self._check("finish_reason")
         if not self._spoken:
             self._spoken = _says_something(delta)
         if not reason:
             if delta is None:
                 raise ModelProtocolError("a chunk has neither a delta nor a finish reason", model=self._model)
-            self._begun.add(index)
+            self._begun.add(place)
             return
         if reason == "error":
             raise error_in_answer(getattr(choice, "error", None), model=self._model)
         self._reason = str(reason)
-        self._finished.add(index)
+        self._finished.add(place)
 
     def _see_odd(self, chunk: object, choices: object) -> bool:
         """A chunk without choices: usage alone is legal, in some dialects with null for the list."""

@@ -58,7 +58,7 @@ def outgoing(call: Call, model: HostedModel, provider: Provider, *, stream: bool
     """What to send for a call. The request is shared by all attempts: nothing of it is changed."""
     request = call.request
     return Outgoing(
-        _body(request, model, provider, stream=stream),
+        _body(call, model, provider, stream=stream),
         _headers(request),
         dict(request.extra_query),
         call.timeout,
@@ -99,8 +99,8 @@ def _fields(body: dict[str, object]) -> Iterator[tuple[str, object]]:
             yield name, value
 
 
-def _body(request: ChatRequest, model: HostedModel, provider: Provider, *, stream: bool) -> dict[str, object]:
-    renames = provider.renames
+def _body(call: Call, model: HostedModel, provider: Provider, *, stream: bool) -> dict[str, object]:
+    request, renames = call.request, provider.renames
     body: dict[str, object] = {renames.get(name, name): value for name, value in request.params.items()}
     body.update(request.extra_body)
     body["model"] = model.model_id
@@ -112,6 +112,11 @@ def _body(request: ChatRequest, model: HostedModel, provider: Provider, *, strea
     else:
         body.pop("stream", None)
         body.pop("stream_options", None)
+    beginning = call.prefix.rstrip()
+    if beginning:
+        message = {"role": "assistant", "content": beginning, **(provider.prefix or {})}
+        body["messages"] = [*_messages(request.messages, provider), message]
+        body.update(provider.prefix_body)
     return body
 
 

@@ -145,7 +145,7 @@ class LocalAdapter:
         facts = await self._opened()
         if "adapters.local.objects" not in sys.modules:
             await offload(lambda: import_module("adapters.local.objects"))  # openai: half a second
-        prompt = await prepared(call.request, asked, facts, self._model)
+        prompt = await prepared(call.request, asked, facts, self._model, call.prefix)
         hearing, job = self._job(asked, prompt, _session(call.request))
         self._engine.submit(job)
         over = False

@@ -11,9 +11,10 @@ from adapters.local.chat import has_calls
 from adapters.local.engine import ModelFacts, Prelude
 from adapters.local.forcing import grammar_of
 from adapters.local.formats import Harmony, Style, style_of
-from adapters.local.plan import Plan
+from adapters.local.plan import Plan, refuse
 from adapters.local.reading import THINK, AnswerReader
 from adapters.local.rendering import Chat, Renderer
+from adapters.local.resumed import Resumed, borders_in
 from adapters.local.stopping import Stopping
 from adapters.local.templates import CHATML, ChatTemplate
 from adapters.local.thinking import Thinking
@@ -53,8 +54,17 @@ class Prompt:
     reader: AnswerReader
 
 
-async def prepared(request: ChatRequest, asked: Plan, facts: ModelFacts, model: LocalModel) -> Prompt:
+async def prepared(
+    request: ChatRequest, asked: Plan, facts: ModelFacts, model: LocalModel, prefix: str = ""
+) -> Prompt:
     """Renders the chat in the model's own format.
+
+    Args:
+        request: The chat.
+        asked: The same, read.
+        facts: Of the loaded model.
+        model: As it was declared.
+        prefix: The beginning of the answer, with which the prompt ends.
 
     Raises:
         ModelError: if the template or the request does not allow it.
@@ -66,13 +76,15 @@ async def prepared(request: ChatRequest, asked: Plan, facts: ModelFacts, model: 
     if source is CHATML:
         _say_chatml(model.name)
         style = replace(style, thoughts=THINK)  # whether it thinks, nobody knows before it does
+    if prefix:
+        asked = _going_on(asked, style, model.name)
     thinking = Thinking(asked, style, source, known=source is not CHATML, model=model.name)
     grammar = grammar_of(asked, style.form, model.name, source=source, after=thinking.after)
     kwargs = thinking.kwargs()
     chat = Chat(messages=request.messages, definitions=asked.definitions, kwargs=kwargs)
     text, borders = await Renderer(template, style, traits, facts, model.name).render(chat)
     text, opened = thinking.opened(text, kwargs)
-    reader = style.reader(
+    reader: AnswerReader = style.reader(
         thoughts=not asked.constrained or thinking.first,
         thinking=opened,
         reads_calls=bool(asked.tools),
@@ -81,14 +93,36 @@ async def prepared(request: ChatRequest, asked: Plan, facts: ModelFacts, model: 
         calls_only=bool(asked.forced),
     )
     ends = _ends(source)
+    if asked.stops or ends:
+        reader = Stopping(reader, asked.stops, ends)
+    if prefix:
+        header = Harmony.lead if isinstance(style.form, Harmony) else ""
+        text += header
+        borders += tuple(len(text) + place for place in borders_in(prefix, facts.control))
+        text += prefix
+        reader = Resumed(reader, header, prefix, model.name)
     return Prompt(
         text=text,
         borders=borders,
         grammar=grammar,
         prelude=thinking.prelude,
         visible=_visible(style, asked).union(ends),
-        reader=Stopping(reader, asked.stops, ends) if asked.stops or ends else reader,
+        reader=reader,
     )
+
+
+def _going_on(asked: Plan, style: Style, model: str) -> Plan:
+    """The request for the rest of an answer: what there was to think about it was thought.
+
+    Raises:
+        ModelHTTPError: 400, if its form is forced: a grammar knows nothing of a beginning.
+    """
+    if asked.constrained or asked.logprobs is not None:
+        refuse(model, "an answer of a forced form, or with log probabilities, cannot be gone on with")
+    if isinstance(style.form, Harmony):
+        return asked
+    kwargs = {**asked.template_kwargs, "enable_thinking": False}
+    return replace(asked, thinking=False, effort=None, template_kwargs=kwargs)
 
 
 @lru_cache(maxsize=256)

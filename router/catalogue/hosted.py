@@ -42,6 +42,7 @@ def hosted_profile(model: HostedModel) -> Profile:
         rpm=model.rpm,
         tpm=model.tpm,
         max_concurrency=model.max_concurrency,
+        continues=provider.prefix is not None,
         notes=_notes(model, provider, rows, known),
     )
 

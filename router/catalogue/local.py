@@ -88,6 +88,7 @@ def local_profile(model: LocalModel) -> Profile:
         speed=_speed(file.size_bytes if file else _UNKNOWN_BYTES),
         unavailable=_missing_engine(),
         kept_tokens=window and window + min((model.max_parallel - 1) * window, EXTRA_TOKENS),
+        continues=True,
         notes={"file": f"cannot be read: {trouble}"} if file is None else _notes(file),
     )
 

@@ -35,6 +35,12 @@ class Provider:
         renames: OpenAI's parameter: this host's name for it.
         developer_role: Knows the role `developer`; else it is sent as `system`.
         stream_options: Accepts `stream_options={"include_usage": true}`.
+        prefix: What to add to the last message, one of the assistant's, to have it gone on with instead of
+            answered (`prefix_body`: to the whole request); None: it is not known that the host can do that
+            without giving the beginning again.
+        prefix_body: See `prefix`.
+        prefix_source: The page that says so.
+        prefix_checked: The day it was read, ISO 8601.
         source: The host's documentation that the row was read from.
         checked: The day it was read, ISO 8601.
     """
@@ -49,6 +55,10 @@ class Provider:
     renames: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     developer_role: bool = False
     stream_options: bool = True
+    prefix: Mapping[str, object] | None = None
+    prefix_body: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    prefix_source: str = ""
+    prefix_checked: str = ""
     source: str = ""
     checked: str = ""
 

@@ -33,6 +33,17 @@ def test_a_row_is_complete_dated_and_sourced(row: Provider) -> None:
     assert HostedModel("m", base_url=row.base_url).base_url == row.base_url
 
 
+@pytest.mark.parametrize("row", PROVIDERS.values(), ids=lambda row: row.name)
+def test_a_host_goes_on_with_a_begun_answer_only_where_a_page_says_so(row: Provider) -> None:
+    assert (row.prefix is not None) == bool(row.prefix_source) == bool(row.prefix_checked)
+    if row.prefix is None:
+        assert not row.prefix_body
+        return
+    assert row.prefix_source.startswith("https://")
+    assert dt.date.fromisoformat(row.prefix_checked) >= dt.date(2026, 11, 22)
+    assert {"role", "content"}.isdisjoint(row.prefix)
+
+
 @pytest.mark.parametrize("name", HOSTED.split())
 def test_a_remote_host_is_encrypted_and_wants_a_key(name: str) -> None:
     row = PROVIDERS[name]

@@ -234,9 +234,9 @@ async def test_each_of_several_choices_needs_its_finish_reason(server: LoopbackS
     both = [chunk(0, "null"), chunk(1, "null"), chunk(0, '"stop"')]
     server.script(Reply(raw=[*both, b"data: [DONE]\n\n"]))
     with pytest.raises(ModelProtocolError, match="finish reason"):
-        await text_of(make())
+        await text_of(make(), call(params={"n": 2}))
     server.script(Reply(raw=[*both, chunk(1, '"stop"'), b"data: [DONE]\n\n"]))
-    assert await text_of(make()) == "aaaa"
+    assert await text_of(make(), call(params={"n": 2})) == "aaaa"
 
 
 async def test_fewer_choices_than_asked_for_are_no_answer(server: LoopbackServer, make: Make) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from adapters.hosted.sse import EventCleaner
 from router.errors import ModelHTTPError, ModelProtocolError
 from router.testing.server import LoopbackServer, Reply
-from tests.adapters.hosted.conftest import Make, text_of
+from tests.adapters.hosted.conftest import Make, call, text_of
 
 
 def chunk(text: str, reason: str | None = None) -> str:
@@ -42,6 +42,18 @@ DIALECTS = {
     "no done": f"data: {ONE}\n\ndata: {TWO}\n\n",
     "no last blank line": f"data: {ONE}\n\ndata: {TWO}\n",
     "no last line end": f"data: {ONE}\n\ndata: {TWO}",
+    "two spaces": f"data:  {ONE}\n\ndata:   {TWO}\n\ndata: [DONE]\n\n",
+    "a tab": f"data:\t{ONE}\n\ndata: {TWO}\n\ndata: [DONE]\n\n",
+    "all fields": f"id: 7\nevent: message\nretry: 9\n: x\ndata: {ONE}\n\nid:\nevent:\ndata:{TWO}\n\n",
+    "fields after data": f"data: {ONE}\nevent: message\nid: 1\n\ndata: {TWO}\nretry: 5\n\ndata: [DONE]\n\n",
+    "an id with a zero byte": f"id: a\0b\ndata: {ONE}\n\ndata: {TWO}\n\ndata: [DONE]\n\n",
+    "a byte order mark and CRLF": f"\ufeffdata: {ONE}\r\n\r\ndata: {TWO}\r\n\r\n",
+    "a byte order mark and a comment": f"\ufeff: hi\n\ndata: {ONE}\n\ndata: {TWO}\n\n",
+    "blank lines": f"\n\n\r\n\rdata: {ONE}\n\n\n\n\ndata: {TWO}\n\n\n",
+    "CRLF inside an event": f"data: {ONE}\r\n\ndata: {SPREAD.replace(chr(10), chr(13) + chr(10))}\r\n\r\n",
+    "done without a space": f"data: {ONE}\n\ndata: {TWO}\n\ndata:[DONE]\n\n",
+    "done without an end": f"data: {ONE}\n\ndata: {TWO}\n\ndata: [DONE]",
+    "capitals": f"DATA: {{broken\n\ndata: {ONE}\n\nData: x\ndata: {TWO}\n\ndata: [DONE]\n\n",
     "data after done": f"data: {ONE}\n\ndata: {TWO}\n\ndata: [DONE]\n\ndata: {{broken\n\ndata: {ONE}\n\n",
 }
 
@@ -71,6 +83,44 @@ async def test_a_stream_may_arrive_byte_by_byte(server: LoopbackServer, make: Ma
     raw = DIALECTS[dialect].encode()
     server.script(Reply(raw=[raw[i : i + 1] for i in range(len(raw))]))
     assert await text_of(make()) == "Grüße 世界🌍"
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_one_cut_anywhere_changes_nothing(dialect: str) -> None:
+    raw = DIALECTS[dialect].encode()
+    for cut in range(len(raw) + 1):
+        assert texts([raw[:cut], raw[cut:]]) == ["Grüße ", "世界🌍"], cut
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_every_byte_may_come_by_itself(dialect: str) -> None:
+    raw = DIALECTS[dialect].encode()
+    assert texts([raw[i : i + 1] for i in range(len(raw))]) == ["Grüße ", "世界🌍"]
+
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+
+
+@pytest.mark.parametrize("place", ["before", "with", "after", "everywhere", "after with null choices"])
+async def test_usage_may_come_before_with_or_after_the_end(
+    server: LoopbackServer, make: Make, place: str
+) -> None:
+    told: dict[str, object] = {"id": "x", "choices": None if "null" in place else [], "usage": USAGE}
+    usage = f"data: {json.dumps(told)}\n\n"
+    first, last = json.loads(ONE), json.loads(TWO)
+    if place in ("with", "everywhere"):
+        last["usage"] = USAGE
+    if place == "everywhere":
+        first["usage"] = {**USAGE, "completion_tokens": 1, "total_tokens": 4}
+    events = [f"data: {json.dumps(one)}\n\n" for one in (first, last)]
+    if place == "before":
+        events.insert(1, usage)
+    if place.startswith(("after", "every")):
+        events.append(usage)
+    server.script(Reply(raw=["".join(events).encode() + b"data: [DONE]\n\n"]))
+    chunks = [chunk async for chunk in make().stream(call())]
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "Grüße 世界🌍"
+    assert [c.usage for c in chunks if c.usage is not None][-1].total_tokens == 5
 
 
 @given(st.sampled_from(sorted(DIALECTS)), st.sets(st.integers(1, 400)))
@@ -114,8 +164,6 @@ async def test_an_error_event_of_any_shape_is_an_error(server: LoopbackServer, m
 async def test_a_byte_order_mark_before_json_does_no_harm(
     server: LoopbackServer, make: Make, body: bytes
 ) -> None:
-    from tests.adapters.hosted.conftest import call
-
     answer = b'{"id":"x","choices":[{"index":0,"message":{"content":"ok"},"finish_reason":"stop"}]}'
     server.script(Reply(raw=[body + answer]))
     assert (await make().complete(call())).choices[0].message.content == "ok"
