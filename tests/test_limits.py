@@ -1,176 +1,334 @@
-"""Rate limits: sliding windows that never admit too much, and waits that are neither too short nor too long."""
+"""Limits: windows that never hold too much, a queue in order, wake-ups that are never lost, honest forecasts."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from router.limits import WINDOW, Limiter
+from router.limits import WINDOW, Ask, Limiter, Limits, Seat
+from router.limits import limiter as limiter_module
+from router.limits.belief import LEAST, RECOVERY, Belief
+from router.limits.window import GRAIN
 from router.profile import Profile
 
-SERVICE = 2.0
+WORK = 2.0
 TIMES = st.floats(min_value=0.0, max_value=30.0)
 TOKENS = st.floats(min_value=0.1, max_value=150.0)
 
 
+def limiter_of(rpm: int | None = None, tpm: int | None = None, places: int | None = None) -> Limiter:
+    return Limiter(Limits(rpm, tpm, places))
+
+
 def admitted(limiter: Limiter, now: float, tokens: float = 1.0) -> bool:
-    return limiter.acquire(tokens, now, SERVICE) == 0.0
+    """Whether a request that does not wait may go; it is sent then."""
+    return limiter.join(tokens, now, WORK, at_once=True).granted
+
+
+class Rung:
+    """Counts how often somebody was woken."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self) -> bool:
+        self.times += 1
+        return True
+
+
+def nobody() -> bool:
+    """Wakes one who looks by himself."""
+    return True
 
 
 class TestRequestsPerMinute:
-    def test_the_window_slides_by_the_second(self) -> None:
-        limiter = Limiter(2, None, None)
+    def test_the_window_slides(self) -> None:
+        limiter = limiter_of(rpm=2)
         assert admitted(limiter, 0.0)
         assert admitted(limiter, 10.0)
-        assert limiter.acquire(1, 30.0, SERVICE) == 30.0
-        assert not admitted(limiter, 59.999)
-        assert admitted(limiter, 60.0)
-        assert limiter.acquire(1, 60.0, SERVICE) == 10.0
-        assert admitted(limiter, 70.0)
-
-    def test_rounding_lets_nobody_slip_through_at_the_windows_edge(self) -> None:
-        limiter = Limiter(1, None, None)
-        first = 28.34747652200631
-        assert first > (first + WINDOW) - WINDOW, "a sum that does not come back: the case in question"
-        assert admitted(limiter, first)
-        assert admitted(limiter, first + WINDOW)
-        assert not admitted(limiter, first + WINDOW)
+        assert limiter.wait(1, 30.0) == WINDOW - 30.0
+        assert not admitted(limiter, 60.0), "what was sent at 0 may have arrived a little later"
+        assert admitted(limiter, WINDOW)
+        assert limiter.wait(1, WINDOW) == 10.0
 
     def test_a_look_takes_nothing(self) -> None:
-        limiter = Limiter(1, None, None)
+        limiter = limiter_of(rpm=1)
         for _ in range(5):
-            assert limiter.wait(1, 0.0, SERVICE) == 0.0
+            assert limiter.wait(1, 0.0) == 0.0
         assert admitted(limiter, 0.0)
-        assert limiter.wait(1, 15.0, SERVICE) == 45.0
 
-    def test_a_refusal_takes_nothing(self) -> None:
-        limiter = Limiter(1, None, None)
+    def test_who_is_turned_away_takes_nothing(self) -> None:
+        limiter = limiter_of(rpm=1)
         assert admitted(limiter, 0.0)
         for second in range(1, 60):
-            assert limiter.acquire(1, float(second), SERVICE) == 60.0 - second
-        assert admitted(limiter, 60.0)
+            assert not admitted(limiter, float(second))
+        assert admitted(limiter, WINDOW)
 
     @given(rpm=st.integers(1, 5), steps=st.lists(TIMES, max_size=60))
     def test_no_window_of_a_minute_holds_more_than_the_limit(self, rpm: int, steps: list[float]) -> None:
-        limiter = Limiter(rpm, None, None)
+        limiter = limiter_of(rpm=rpm)
         now, sent = 0.0, list[float]()
         for step in steps:
             now += step
             if admitted(limiter, now):
                 sent.append(now)
+            else:
+                recent = [at for at in sent if at + WINDOW + GRAIN > now]
+                assert len(recent) >= rpm, "turned away although the window has room"
         for first in sent:
             assert sum(first <= at < first + WINDOW for at in sent) <= rpm
 
     @given(rpm=st.integers(1, 5), steps=st.lists(TIMES, max_size=40))
-    def test_a_wait_is_exactly_as_long_as_it_must_be(self, rpm: int, steps: list[float]) -> None:
-        limiter = Limiter(rpm, None, None)
-        now, sent = 0.0, list[float]()
+    def test_whoever_comes_back_after_the_wait_may_go(self, rpm: int, steps: list[float]) -> None:
+        limiter, now = limiter_of(rpm=rpm), 0.0
         for step in steps:
             now += step
-            wait = limiter.acquire(1, now, SERVICE)
-            in_window = [at for at in sent if at + WINDOW > now]
-            assert (wait == 0.0) == (len(in_window) < rpm), "refuses only when the window is full"
-            if wait == 0.0:
-                sent.append(now)
-            else:
-                assert wait == in_window[-rpm] + WINDOW - now
+            wait = limiter.wait(1, now)
+            assert 0.0 <= wait <= WINDOW + 1e-9
+            while wait > 0.0:  # sums of fractions are rounded
+                now += max(wait, 1e-9)
+                wait = limiter.wait(1, now)
+            assert admitted(limiter, now)
 
 
 class TestTokensPerMinute:
     def test_tokens_leave_the_window_with_their_request(self) -> None:
-        limiter = Limiter(None, 100, None)
+        limiter = limiter_of(tpm=100)
         assert admitted(limiter, 0.0, 60)
         assert admitted(limiter, 5.0, 30)
-        assert limiter.acquire(10, 6.0, SERVICE) == 0.0
-        assert limiter.acquire(10, 20.0, SERVICE) == 40.0, "the first request alone makes room enough"
-        assert limiter.acquire(95, 20.0, SERVICE) == 46.0, "the third must leave, too"
-        assert admitted(limiter, 60.0, 60)
+        assert admitted(limiter, 6.0, 10)
+        assert limiter.wait(10, 20.0) == WINDOW - 20.0, "the first request alone makes room enough"
+        assert limiter.wait(95, 20.0) == WINDOW - 14.0, "the third must leave, too"
 
     def test_a_request_larger_than_the_limit_waits_for_an_empty_window_not_for_ever(self) -> None:
-        limiter = Limiter(None, 100, None)
+        limiter = limiter_of(tpm=100)
         assert admitted(limiter, 0.0, 500)
-        assert limiter.acquire(1, 10.0, SERVICE) == 50.0
-        assert admitted(limiter, 60.0, 1)
-        assert limiter.acquire(500, 61.0, SERVICE) == 59.0
-        assert admitted(limiter, 120.0, 500)
+        assert not admitted(limiter, 10.0)
+        assert admitted(limiter, WINDOW, 500)
 
     def test_fractions_of_tokens_do_not_add_up_to_an_overdraft(self) -> None:
-        limiter = Limiter(None, 10, None)
-        for minute in range(200):
+        limiter = limiter_of(tpm=10)
+        for minute in range(50):
             now = minute * 61.0
             for _ in range(10):
                 assert admitted(limiter, now, 0.7)
             assert not admitted(limiter, now, 0.7)
-        assert limiter.acquire(10, now + 30.0, SERVICE) == pytest.approx(30.0), "a full window is not empty"
+
+    def test_tokens_that_were_not_needed_are_free_for_others_at_once(self) -> None:
+        limiter = limiter_of(tpm=100)
+        seat = limiter.join(100, 0.0, WORK)
+        assert not admitted(limiter, 1.0, 40)
+        limiter.settle(seat, 60, 2.0)
+        limiter.leave(seat, 2.0, sent=True)
+        assert admitted(limiter, 2.0, 40)
+        assert not admitted(limiter, 2.0, 1)
+        assert admitted(limiter, WINDOW + 1.0, 60), "what was given back is not given back twice"
+        assert not admitted(limiter, WINDOW + 1.0, 1)
+
+    def test_who_waits_is_let_go_by_an_answer_that_was_shorter_than_feared(self) -> None:
+        limiter = limiter_of(tpm=100)
+        long, waits = limiter.join(100, 0.0, WORK), limiter.join(50, 0.0, WORK)
+        rung = Rung()
+        limiter.claim(waits, 0.0, rung)
+        limiter.settle(long, 30, 1.0)
+        assert waits.granted
+        assert rung.times == 1
 
     @settings(max_examples=60)
     @given(tpm=st.integers(50, 200), calls=st.lists(st.tuples(TIMES, TOKENS), max_size=60))
     def test_no_window_holds_more_tokens_than_the_limit_but_for_one_huge_request(
         self, tpm: int, calls: list[tuple[float, float]]
     ) -> None:
-        limiter = Limiter(None, tpm, None)
+        limiter = limiter_of(tpm=tpm)
         now, sent = 0.0, list[tuple[float, float]]()
         for step, tokens in calls:
             now += step
-            wait = limiter.acquire(tokens, now, SERVICE)
-            assert 0.0 <= wait <= WINDOW + 1e-9
-            if wait == 0.0:
+            if admitted(limiter, now, tokens):
                 sent.append((now, tokens))
-            else:
-                left = sum(math.ceil(other) for at, other in sent if at + WINDOW > now + wait + 1e-9)
-                assert left + min(math.ceil(tokens), tpm) <= tpm, "the wait is long enough"
-                left = sum(math.ceil(other) for at, other in sent if at + WINDOW > now)
-                assert left + min(math.ceil(tokens), tpm) > tpm, "there is a reason to wait"
         for first, _ in sent:
             held = [tokens for at, tokens in sent if first <= at < first + WINDOW]
-            assert sum(held) <= tpm or len(held) == 1
+            assert sum(math.ceil(tokens) for tokens in held) <= tpm or len(held) == 1
 
 
-class TestConcurrency:
-    def test_a_place_is_free_again_when_a_request_is_over(self) -> None:
-        limiter = Limiter(None, None, 2)
+class TestPlaces:
+    def test_a_place_is_free_again_when_a_request_is_over_and_not_by_time(self) -> None:
+        limiter = limiter_of(places=2)
+        first, _ = limiter.join(1, 0.0, WORK), limiter.join(1, 0.0, WORK)
+        assert not admitted(limiter, 1e6)
+        limiter.leave(first, 1e6, sent=True)
+        assert admitted(limiter, 1e6)
+
+    def test_a_request_that_ends_twice_makes_no_extra_place(self) -> None:
+        limiter = limiter_of(places=1)
+        seat = limiter.join(1, 0.0, WORK)
+        limiter.leave(seat, 1.0, sent=True)
+        limiter.leave(seat, 1.0, sent=True)
+        assert admitted(limiter, 1.0)
+        assert not admitted(limiter, 1.0)
+
+    def test_a_request_that_was_not_sent_counts_in_no_minute(self) -> None:
+        limiter = limiter_of(rpm=1, places=1)
+        seat = limiter.join(1, 0.0, WORK)
+        limiter.leave(seat, 0.0)
         assert admitted(limiter, 0.0)
-        assert admitted(limiter, 0.0)
-        assert limiter.acquire(1, 0.0, SERVICE) == SERVICE / 2
-        limiter.release()
-        assert admitted(limiter, 0.0)
-        assert not admitted(limiter, 1e6), "time alone frees no place"
-
-    def test_a_release_too_many_makes_no_extra_place(self) -> None:
-        limiter = Limiter(None, None, 1)
-        limiter.release()
-        limiter.release()
-        assert admitted(limiter, 0.0)
-        assert not admitted(limiter, 0.0)
-
-    def test_a_full_model_is_never_polled_without_a_pause(self) -> None:
-        limiter = Limiter(None, None, 1)
-        assert limiter.acquire(1, 0.0, service=0.0) == 0.0
-        assert limiter.acquire(1, 0.0, service=0.0) > 0.0
-
-    def test_a_refusal_by_one_limit_takes_nothing_from_another(self) -> None:
-        limiter = Limiter(10, 100, 1)
-        assert admitted(limiter, 0.0, 50)
-        for _ in range(20):
-            assert not admitted(limiter, 0.0, 50)
-        limiter.release()
-        assert admitted(limiter, 0.0, 50)
-
-    def test_the_longest_of_the_waits_holds(self) -> None:
-        limiter = Limiter(1, None, 1)
-        assert admitted(limiter, 0.0)
-        assert limiter.acquire(1, 10.0, SERVICE) == 50.0
 
     def test_a_forked_child_runs_nothing_but_keeps_the_window(self) -> None:
-        limiter = Limiter(2, None, 1)
-        assert admitted(limiter, 0.0)
+        limiter = limiter_of(rpm=2, places=1)
+        limiter.join(1, 0.0, WORK)
+        limiter.join(1, 0.0, WORK)
         limiter.after_fork()
+        assert limiter.waiting == limiter.running == 0
         assert admitted(limiter, 1.0)
-        limiter.release()
-        assert limiter.acquire(1, 2.0, SERVICE) == 58.0
+        limiter.after_fork()
+        assert not admitted(limiter, 2.0)
+
+
+class TestForecast:
+    def test_those_who_wait_are_part_of_it(self) -> None:
+        limiter = limiter_of(places=2)
+        for _ in range(10):
+            limiter.join(1, 0.0, WORK)
+        assert limiter.waiting == 8
+        assert limiter.wait(1, 0.0) == pytest.approx(9 * WORK / 2)
+
+    def test_it_counts_only_those_ahead(self) -> None:
+        limiter = limiter_of(places=1)
+        seats = [limiter.join(1, 0.0, WORK) for _ in range(5)]
+        assert [limiter.left(seat, 0.0) for seat in seats] == [0.0, WORK, 2 * WORK, 3 * WORK, 4 * WORK]
+
+    @given(rpm=st.integers(1, 6), before=st.integers(0, 6), waiting=st.integers(0, 20))
+    def test_the_wait_for_a_rate_is_the_one_that_comes_true(
+        self, rpm: int, before: int, waiting: int
+    ) -> None:
+        limiter, now = limiter_of(rpm=rpm), 100.0
+        for place in range(min(before, rpm)):
+            assert admitted(limiter, now - 50.0 + 5.0 * place)
+        for _ in range(waiting):
+            limiter.join(1, now, WORK)
+        told = limiter.wait(1, now)
+        last = limiter.join(1, now, WORK)
+        began = now
+        while not last.granted:
+            limiter.claim(last, now, nobody)
+            now += 0.25
+        assert now - began == pytest.approx(told, abs=1.0)
+
+    @given(fit=st.integers(1, 6), before=st.integers(0, 6), waiting=st.integers(0, 20))
+    def test_the_wait_for_tokens_is_the_one_that_comes_true_where_requests_are_alike(
+        self, fit: int, before: int, waiting: int
+    ) -> None:
+        limiter, now = limiter_of(tpm=10 * fit), 100.0
+        for place in range(min(before, fit)):
+            assert admitted(limiter, now - 50.0 + 5.0 * place, 10)
+        for _ in range(waiting):
+            limiter.join(10, now, WORK)
+        told = limiter.wait(10, now)
+        last = limiter.join(10, now, WORK)
+        began = now
+        while not last.granted:
+            limiter.claim(last, now, nobody)
+            now += 0.25
+        assert now - began == pytest.approx(told, abs=1.0)
+
+
+class TestQueue:
+    def test_a_small_request_does_not_overtake_a_large_one(self) -> None:
+        limiter = limiter_of(tpm=100)
+        assert admitted(limiter, 0.0, 60)
+        large, small = limiter.join(90, 1.0, WORK), limiter.join(1, 1.0, WORK)
+        limiter.claim(small, 2.0, nobody)
+        assert not small.granted
+        limiter.claim(large, WINDOW, nobody)
+        assert large.granted
+        assert small.granted
+
+    def test_one_too_many_is_turned_away_and_takes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(limiter_module, "MOST_WAITING", 2)
+        limiter = limiter_of(places=1)
+        seats = [limiter.join(1, 0.0, WORK) for _ in range(4)]
+        assert [seat.over for seat in seats] == [False, False, False, True]
+        limiter.leave(seats[0], 1.0, sent=True)
+        assert not limiter.join(1, 1.0, WORK).over, "there is room again"
+
+    def test_only_the_first_is_given_a_time_to_look_again(self) -> None:
+        limiter = limiter_of(rpm=1)
+        assert admitted(limiter, 0.0)
+        first, second = limiter.join(1, 1.0, WORK), limiter.join(1, 1.0, WORK)
+        assert limiter.claim(first, 1.0, nobody) == WINDOW
+        assert limiter.claim(second, 1.0, nobody) == math.inf
+
+    def test_who_becomes_first_is_woken_to_look_at_the_clock(self) -> None:
+        limiter, rung = limiter_of(rpm=1), Rung()
+        assert admitted(limiter, 0.0)
+        first, second = limiter.join(1, 1.0, WORK), limiter.join(1, 1.0, WORK)
+        limiter.claim(first, 1.0, nobody)
+        limiter.claim(second, 1.0, rung)
+        limiter.leave(first, 2.0)
+        assert rung.times == 1
+        assert limiter.claim(second, 2.0, nobody) == WINDOW
+
+    def test_those_whom_nobody_can_wake_let_the_others_by(self) -> None:
+        limiter = limiter_of(places=1)
+        runs = limiter.join(1, 0.0, WORK)
+        dead = [limiter.join(1, 0.0, WORK) for _ in range(3000)]
+        for seat in dead:
+            limiter.claim(seat, 0.0, lambda: False)
+        living = limiter.join(1, 0.0, WORK)
+        limiter.leave(runs, 1.0, sent=True)
+        assert living.granted
+        assert limiter.waiting == 0
+        assert limiter.running == 1
+
+    def test_a_refusal_of_the_backend_holds_everybody_back_as_long_as_it_asked(self) -> None:
+        limiter = limiter_of(places=5)
+        seat = limiter.join(1, 0.0, WORK)
+        limiter.refused(seat, 7.0, 1.0)
+        limiter.leave(seat, 1.0, sent=True)
+        waits = limiter.join(1, 1.0, WORK)
+        assert limiter.claim(waits, 1.0, nobody) == 8.0
+        assert limiter.wait(1, 1.0) == 7.0
+        limiter.claim(waits, 8.0, nobody)
+        assert waits.granted
+
+
+class TestBelief:
+    def test_a_refusal_lowers_it_for_a_while(self) -> None:
+        belief = Belief()
+        belief.refused(0.0, 1.0, 10.0)
+        assert belief.of(100, 10.0) == 70
+        assert 70 < belief.of(100, 10.0 + RECOVERY / 10) < 90
+        assert belief.of(100, 10.0 + RECOVERY) == 100
+
+    def test_many_that_were_under_way_are_one_refusal(self) -> None:
+        belief = Belief()
+        for sent_at in range(10):
+            belief.refused(float(sent_at), None, 10.0 + sent_at / 100)
+        assert belief.of(100, 10.1) == 70
+
+    def test_it_never_comes_to_nothing(self) -> None:
+        belief = Belief()
+        for now in range(100):
+            belief.refused(float(now), None, float(now))
+        assert belief.of(100, 99.0) == 100 * LEAST
+        assert belief.of(1, 99.0) == 1
+
+    def test_a_host_that_does_not_say_for_how_long_is_left_alone_for_longer_and_longer(self) -> None:
+        belief, waits = Belief(), list[float]()
+        for now in (0.0, 20.0, 40.0, 60.0, 80.0, 100.0):
+            belief.refused(now, None, now)
+            waits.append(belief.blocked_until - now)
+        assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 16.0]
+
+    def test_of_two_waits_the_later_end_holds(self) -> None:
+        belief = Belief()
+        belief.refused(0.0, 30.0, 1.0)
+        belief.refused(0.5, 2.0, 2.0)
+        assert belief.blocked_until == 31.0
 
 
 class TestDeclaration:
@@ -185,3 +343,155 @@ class TestDeclaration:
         assert limiter is not None
         assert admitted(limiter, 0.0)
         assert not admitted(limiter, 0.0)
+
+
+class Slow:
+    """A store whose answers come when the test wants, and that others take from, too."""
+
+    def __init__(self, places: int) -> None:
+        self.free = places
+        self.asked: list[tuple[Ask, Callable[[int, float], None]]] = []
+
+    def take(self, ask: Ask, done: Callable[[int, float], None]) -> None:
+        self.asked.append((ask, done))
+
+    def correct(self, model: str, tokens: int, *, age: float) -> None:
+        """Counts no tokens."""
+
+    def give(self, model: str, *, unsent: int | None, age: float) -> None:
+        self.free += 1
+
+    def answer(self) -> None:
+        ask, done = self.asked.pop(0)
+        granted = max(min(self.free, len(ask.tokens)), 0)
+        self.free -= granted
+        done(granted, 0.0 if granted == len(ask.tokens) else 0.5)
+
+
+class Crowd(RuleBasedStateMachine):
+    """Requests that come, look, end, go away and are refused, in any order, with a store or without."""
+
+    stored = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = Slow(3)
+        self.limiter = Limiter(
+            Limits(6, 400, 3 if not self.stored else 5), store=self.store if self.stored else None
+        )
+        self.now = 0.0
+        self.seats: list[Seat] = []
+        self.granted: list[Seat] = []
+        self.sent: list[tuple[float, int]] = []
+        self.looks_at: dict[Seat, float] = {}
+
+    def note(self) -> None:
+        """Keeps who was let go, and that nobody overtook."""
+        for seat in list(self.seats):
+            if seat.granted:
+                assert seat is self.seats[0], "overtook"
+                self.seats.remove(seat)
+                self.granted.append(seat)
+                self.looks_at.pop(seat, None)
+
+    def look(self, seat: Seat) -> None:
+        def wake() -> bool:
+            self.looks_at[seat] = self.now
+            return True
+
+        at = self.limiter.claim(seat, self.now, wake)
+        if seat in self.seats and not seat.granted:
+            self.looks_at[seat] = min(self.looks_at.pop(seat, math.inf), at) if at > self.now else at
+        self.note()
+
+    @rule(tokens=st.integers(1, 150))
+    def comes(self, tokens: int) -> None:
+        seat = self.limiter.join(tokens, self.now, WORK)
+        self.seats.append(seat)
+        self.look(seat)
+
+    @precondition(lambda self: self.granted)
+    @rule(data=st.data(), sent=st.booleans(), share=st.floats(0.1, 1.0))
+    def ends(self, data: st.DataObject, sent: bool, share: float) -> None:
+        seat = self.granted.pop(data.draw(st.integers(0, len(self.granted) - 1)))
+        if sent:
+            self.limiter.settle(seat, seat.tokens * share, self.now)
+            self.sent.append((seat.sent_at, seat.tokens))
+        self.limiter.leave(seat, self.now, sent=sent)
+        self.note()
+
+    @precondition(lambda self: self.seats)
+    @rule(data=st.data())
+    def goes_away(self, data: st.DataObject) -> None:
+        seat = self.seats.pop(data.draw(st.integers(0, len(self.seats) - 1)))
+        self.looks_at.pop(seat, None)
+        self.limiter.leave(seat, self.now)
+        self.note()
+
+    @precondition(lambda self: self.store.asked)
+    @rule()
+    def store_answers(self) -> None:
+        self.store.answer()
+        self.note()
+
+    @precondition(lambda self: self.stored)
+    @rule(more=st.sampled_from([-1, 1]))
+    def others_change_what_is_free(self, more: int) -> None:
+        self.store.free += more
+
+    @rule(seconds=st.floats(0.0, 40.0))
+    def time_passes(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self.looks_at:
+            seat = min(self.looks_at, key=lambda one: self.looks_at[one])
+            if self.looks_at[seat] > until:
+                break
+            self.now = max(self.now, self.looks_at.pop(seat)) + 0.001
+            self.look(seat)
+        self.now = max(self.now, until)
+
+    @invariant()
+    def no_window_holds_too_much(self) -> None:
+        sent = self.sent + [(seat.sent_at, seat.tokens) for seat in self.granted]
+        for first, _ in sent:
+            inside = [tokens for at, tokens in sent if first <= at < first + WINDOW]
+            assert len(inside) <= 6
+        assert len(self.granted) <= (5 if self.stored else 3)
+        assert self.limiter.running == len(self.granted)
+
+    @invariant()
+    def nobody_waits_without_a_reason(self) -> None:
+        if self.seats and not self.store.asked:
+            assert self.limiter.waiting == len(self.seats)
+            will_look = any(at < math.inf for at in self.looks_at.values())
+            full = len(self.granted) >= (5 if self.stored else 3)
+            assert will_look or full, "lost: nobody will ever let the first one go"
+
+    def teardown(self) -> None:
+        """Once all others are gone, everybody has their turn."""
+        self.store.free = 100
+        for _ in range(1000):
+            if not self.seats:
+                break
+            while self.store.asked:
+                self.store_answers()
+            for seat in self.granted:
+                self.limiter.leave(seat, self.now, sent=True)
+            self.granted = []
+            self.sent = []
+            self.time_passes(30.0)
+        assert not self.seats
+        assert self.limiter.waiting == 0
+
+
+class SharedCrowd(Crowd):
+    """The same with a store."""
+
+    stored = True
+
+
+Crowd.TestCase.settings = SharedCrowd.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None
+)
+TestCrowd = Crowd.TestCase
+TestSharedCrowd = SharedCrowd.TestCase

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from router.errors import ConfigurationError
 from router.ledger.books import Books, Snapshot
 from router.ledger.money import Refusal, clean, hour_of, to_units, to_usd
-from router.ledger.operations import Reserve, Settle, Visit
+from router.ledger.operations import Answer, Change, Give, Reserve, Settle, Take, Visit
 from router.ledger.owners import Owner, reap, release
+from router.ledger.rates import Rates
 from router.ledger.rows import (
     INSERT_ATTEMPT,
     INSERT_DECISION,
@@ -29,6 +30,7 @@ from router.ledger.rows import (
     attempt_rows,
     decision_row,
     text_row,
+    trim,
 )
 
 if TYPE_CHECKING:
@@ -45,8 +47,6 @@ Row: TypeAlias = "tuple[Decision, Exchange | None] | Feedback"
 #: Rows encoded at a stretch. Encoding holds the interpreter's lock, inserting gives it back after each row;
 #: short stretches keep event loops responsive.
 STRETCH = 32
-#: Decisions kept in memory when there is no file.
-MOST_IN_MEMORY = 10_000
 
 _INSERT_TEXT = "INSERT OR REPLACE INTO texts VALUES (?, ?, ?)"
 _INSERT_FEEDBACK = "INSERT INTO feedback (decision_id, score, at) VALUES (?, ?, ?)"
@@ -85,6 +85,7 @@ class Clerk:
         self._name = uuid.uuid4().hex
         self._connection = connection
         self._books: Books | None = None
+        self._rates: Rates | None = None
         self._signed = False
         self._owed: dict[str, Settle] = {}
         self._complained = False
@@ -95,8 +96,16 @@ class Clerk:
         """Whether money was spent that could not be booked yet."""
         return bool(self._owed)
 
-    def group(self, operations: Sequence[Reserve | Settle]) -> list[Refusal | bool | None]:
-        """Reserves and settles in one transaction; the answers, in order, once it is committed."""
+    @property
+    def crowded(self) -> bool:
+        """Whether a place at a model was refused because of other processes; asking resets it."""
+        rates, crowded = self._rates, False
+        if rates is not None:
+            crowded, rates.crowded = rates.crowded, False
+        return crowded
+
+    def group(self, operations: Sequence[Change]) -> list[Answer]:
+        """Reserves, settles, takes and gives in one transaction; the answers once it is committed."""
         try:
             answers = self._commit(lambda books: self._money(books, operations))
         except Exception as error:  # noqa: BLE001 - everybody who waits gets an answer, and it is no
@@ -177,6 +186,7 @@ class Clerk:
             self._connection = self._connect()
         if self._books is None:
             self._books = Books(self._connection, self._budgets, self._name)
+            self._rates = Rates(self._connection, self._name)
         return self._connection, self._books
 
     def _hour(self) -> int:
@@ -192,9 +202,13 @@ class Clerk:
             connection.execute("COMMIT")
         except BaseException:
             books.forget()
+            if self._rates is not None:
+                self._rates.forget()
             self._roll_back(connection)
             raise
         books.confirm()
+        if self._rates is not None:
+            self._rates.confirm()
         self.snapshot = books.snapshot()
         self._complained = False
         return result
@@ -205,29 +219,44 @@ class Clerk:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
 
-    def _money(self, books: Books, operations: Sequence[Reserve | Settle]) -> list[Refusal | bool | None]:
+    def _money(self, books: Books, operations: Sequence[Change]) -> list[Answer]:
         if not self._signed and self._connection is not None:
             self._sign(self._connection)
         for settle in self._owed.values():
             books.settle(settle.key, settle.model, settle.task, settle.units)
-        answers: list[Refusal | bool | None] = []
-        for operation in operations:
-            if isinstance(operation, Reserve):
-                answers.append(books.reserve(operation.key, operation.model, operation.task, operation.units))
-            else:
-                books.settle(operation.key, operation.model, operation.task, operation.units)
-                answers.append(True)
-        return answers
+        return [self._change(books, operation) for operation in operations]
+
+    def _change(self, books: Books, operation: Change) -> Answer:
+        match operation:
+            case Reserve(key, model, task, units):
+                return books.reserve(key, model, task, units)
+            case Settle(key, model, task, units):
+                books.settle(key, model, task, units)
+            case Take(ask) if self._rates is not None:
+                return self._rates.take(ask, self._wall())
+            case Give() if self._rates is not None:
+                self._rates.give(operation.model, operation.over)
+                if operation.requests or operation.tokens:
+                    self._rates.correct(operation.model, operation.requests, operation.tokens, operation.at)
+        return True
 
     def _sign(self, connection: sqlite3.Connection) -> None:
         if self._shared:
             Owner.here(self._name).sign(connection, self._wall())
 
-    def _fail(self, operation: Reserve | Settle, error: Exception) -> Refusal | bool:
-        if isinstance(operation, Settle):
-            self._owed[operation.key] = operation
-            return False
-        return Refusal(None, Decimal(0), to_usd(operation.units), f"ledger: {error}")
+    def _fail(self, operation: Change, error: Exception) -> Answer:
+        match operation:
+            case Reserve():
+                return Refusal(None, Decimal(0), to_usd(operation.units), f"ledger: {error}")
+            case Settle():
+                self._owed[operation.key] = operation
+            case Take(ask):
+                if self._rates is not None:
+                    self._rates.force(ask.model, len(ask.tokens))
+                return len(ask.tokens), 0.0
+            case Give() if self._rates is not None:
+                self._rates.force(operation.model, -operation.over)
+        return False
 
     def _complain(self, error: Exception, what: str) -> None:
         """Once per outage."""
@@ -241,7 +270,7 @@ class Clerk:
         for start in range(0, len(batch), STRETCH):
             last = self._insert_some(connection, books, batch[start : start + STRETCH], last)
         if not self._shared:
-            _trim(connection, last)
+            trim(connection, last)
 
     def _insert_some(
         self, connection: sqlite3.Connection, books: Books, batch: Sequence[Row], last: int
@@ -275,12 +304,3 @@ class Clerk:
             usd, model = attempt_money(attempt), clean(attempt.model)
             if usd is not None and not any(account.covers(model, task) for account in books.accounts):
                 books.spend(hour_of(decision.at), model, task, to_units(usd))
-
-
-def _trim(connection: sqlite3.Connection, last: int) -> None:
-    oldest = last - MOST_IN_MEMORY
-    if oldest > 0:
-        connection.execute("DELETE FROM decisions WHERE n <= ?", (oldest,))
-        connection.execute("DELETE FROM attempts WHERE decision <= ?", (oldest,))
-        connection.execute("DELETE FROM texts WHERE decision <= ?", (oldest,))
-    connection.execute("DELETE FROM feedback WHERE n <= (SELECT max(n) FROM feedback) - ?", (MOST_IN_MEMORY,))

@@ -16,6 +16,7 @@ from router.ledger.money import Account, Refusal, clean, hour_of, to_units, to_u
 from router.ledger.process import PROCESS
 from router.ledger.reports import READ_WAITS, Reports
 from router.ledger.rows import Exchange, Feedback
+from router.ledger.sharing import SharedLimits
 
 if TYPE_CHECKING:
     from router.config import Budget
@@ -70,6 +71,8 @@ class Ledger(Reports):
         self._accounts = [Account.of(budget) for budget in self._budgets]
         self._path, self._keep_text, self._wall = path, keep_text, wall
         self._desk = Desk(path, self._budgets, wall)
+        #: What models with limits are sent, shared by the processes that use the file; None in memory.
+        self.limits = None if path is None else SharedLimits(self._desk, wall)
         self._open: dict[str, _Opening] = {}
         self._generation = self._desk.generation
         # Not at exit: there, all running writers end together. Nor may a collection wait for a thread.

@@ -12,10 +12,27 @@ from typing import TypeAlias
 
 from router.errors import RouterClosedError
 from router.ledger.money import Refusal, to_usd
+from router.limits.store import Ask
 
-__all__ = ["Answers", "Operation", "Reserve", "Settle", "Visit", "ignore", "turn_away"]
+__all__ = [
+    "Answer",
+    "Answers",
+    "Change",
+    "Give",
+    "Operation",
+    "Reserve",
+    "Settle",
+    "Take",
+    "Visit",
+    "ignore",
+    "turn_away",
+]
 
 _log = logging.getLogger("router.ledger")
+
+
+def ignore(_: object) -> None:
+    """Takes an answer that nobody asked for."""
 
 
 @dataclass(slots=True)
@@ -41,6 +58,26 @@ class Settle:
 
 
 @dataclass(slots=True)
+class Take:
+    """Let requests go to a model with limits, as many as all processes together may send."""
+
+    ask: Ask
+    done: Callable[[tuple[int, float]], None]
+
+
+@dataclass(slots=True)
+class Give:
+    """Change what was taken at a Unix time: requests that are over, were not sent, or had other tokens."""
+
+    model: str
+    at: float
+    over: int = 0
+    requests: int = 0
+    tokens: int = 0
+    done: Callable[[bool], None] = ignore
+
+
+@dataclass(slots=True)
 class Visit:
     """Once all that was queued before is written: use the connection (None: that was all)."""
 
@@ -48,8 +85,9 @@ class Visit:
     future: concurrent.futures.Future[object] = field(default_factory=concurrent.futures.Future)
 
 
-Operation: TypeAlias = Reserve | Settle | Visit
-Answer: TypeAlias = Refusal | bool | None
+Change: TypeAlias = Reserve | Settle | Take | Give
+Operation: TypeAlias = Change | Visit
+Answer: TypeAlias = Refusal | bool | tuple[int, float] | None
 
 
 class Answers:
@@ -60,16 +98,16 @@ class Answers:
     """
 
     def __init__(self) -> None:
-        self._loops: dict[asyncio.AbstractEventLoop, list[tuple[Reserve | Settle, Answer]]] = {}
+        self._loops: dict[asyncio.AbstractEventLoop, list[tuple[Change, Answer]]] = {}
 
-    def add(self, operation: Reserve | Settle, answer: Answer) -> None:
+    def add(self, operation: Change, answer: Answer) -> None:
         """Gives a callable its answer now; keeps a future's for `send`."""
         done = operation.done
         if isinstance(done, asyncio.Future):
             self._loops.setdefault(done.get_loop(), []).append((operation, answer))
             return
         try:
-            done(answer)  # type: ignore[arg-type]  # Reserve and Settle are answered by their own kind
+            done(answer)  # type: ignore[arg-type]  # each is answered by its own kind
         except Exception:  # noqa: BLE001 - a caller's mistake must not end the thread that all the others wait for
             _log.exception("a callback of the ledger failed")
 
@@ -97,16 +135,14 @@ def turn_away(operation: Operation) -> None:
     if isinstance(operation, Reserve):
         asked = to_usd(operation.units)
         answers.add(operation, Refusal(None, to_usd(0), asked, "ledger: it is closed"))
+    elif isinstance(operation, Take):  # each process goes by its own count then
+        answers.add(operation, (len(operation.ask.tokens), 0.0))
     else:
         answers.add(operation, answer=False)
     answers.send()
 
 
-def ignore(_: object) -> None:
-    """Takes an answer that nobody asked for."""
-
-
-def _resolve(answers: Sequence[tuple[Reserve | Settle, Answer]]) -> None:
+def _resolve(answers: Sequence[tuple[Change, Answer]]) -> None:
     for operation, answer in answers:
         future = operation.done
         if isinstance(future, asyncio.Future) and not future.done():

@@ -83,11 +83,12 @@ def reap(connection: sqlite3.Connection, now: float, *, but: str) -> None:
 
 
 def release(connection: sqlite3.Connection, name: str) -> None:
-    """Frees all that a writer had reserved, and signs it out; inside a transaction."""
+    """Frees all that a writer had reserved or under way, and signs it out; inside a transaction."""
     connection.execute(
         "UPDATE money SET usd = '0', seq = (SELECT max(seq) FROM money) + 1 WHERE owner = ? AND usd <> '0'",
         (name,),
     )
+    connection.execute("DELETE FROM places WHERE owner = ?", (name,))
     connection.execute("DELETE FROM owners WHERE owner = ?", (name,))
 
 

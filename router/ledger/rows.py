@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from router.ledger.money import clean
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from router.decision import Attempt, Candidate, Decision
     from router.errors import ModelError
     from router.request import JSONObject
@@ -31,8 +33,12 @@ __all__ = [
     "Feedback",
     "attempt_rows",
     "decision_row",
+    "text_row",
+    "trim",
 ]
 
+#: Decisions kept in memory when there is no file.
+MOST_IN_MEMORY = 10_000
 #: Candidates of one decision that are kept, best first.
 MOST_CANDIDATES = 32
 #: Characters of an error's text that are kept.
@@ -260,3 +266,13 @@ def attempt_money(attempt: Attempt) -> Decimal | None:
     """What an attempt cost, if it can be booked."""
     cost = attempt.cost
     return cost if cost is not None and cost.is_finite() and cost > 0 else None
+
+
+def trim(connection: sqlite3.Connection, last: int) -> None:
+    """Drops all but the newest decisions, up to number `last`, where there is no file."""
+    oldest = last - MOST_IN_MEMORY
+    if oldest > 0:
+        connection.execute("DELETE FROM decisions WHERE n <= ?", (oldest,))
+        connection.execute("DELETE FROM attempts WHERE decision <= ?", (oldest,))
+        connection.execute("DELETE FROM texts WHERE decision <= ?", (oldest,))
+    connection.execute("DELETE FROM feedback WHERE n <= (SELECT max(n) FROM feedback) - ?", (MOST_IN_MEMORY,))

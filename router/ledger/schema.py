@@ -86,8 +86,26 @@ ALTER TABLE decisions ADD COLUMN choices INTEGER NOT NULL DEFAULT 1;
 CREATE INDEX attempts_model ON attempts (model);
 """
 
+# What processes send to models with limits: per second and owner, and how much of it is under way.
+_LIMITS = """
+CREATE TABLE sent (
+    model TEXT NOT NULL,
+    second INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    tokens INTEGER NOT NULL,
+    PRIMARY KEY (model, second, owner)
+) WITHOUT ROWID;
+CREATE TABLE places (
+    model TEXT NOT NULL,
+    owner TEXT NOT NULL,
+    running INTEGER NOT NULL,
+    PRIMARY KEY (model, owner)
+) WITHOUT ROWID;
+"""
+
 #: The scripts that lead from version i to version i + 1; `user_version` says how many were run.
-MIGRATIONS: tuple[str, ...] = (_FIRST, _WAITS)
+MIGRATIONS: tuple[str, ...] = (_FIRST, _WAITS, _LIMITS)
 
 
 def open_file(path: Path) -> sqlite3.Connection:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from router.ledger.books import Snapshot
 from router.ledger.clerk import Clerk, Row
-from router.ledger.operations import Answers, Operation, Reserve, Settle, Visit, ignore, turn_away
+from router.ledger.operations import Answers, Change, Operation, Settle, Take, Visit, ignore, turn_away
 from router.ledger.owners import BEAT
 from router.ledger.process import PROCESS
 
@@ -175,7 +175,7 @@ class Writer:
 
     def _answer_operations(self) -> list[Visit]:
         """Handles all the money that is queued; returns the visits, which come after the rows."""
-        money: list[Reserve | Settle] = []
+        money: list[Change] = []
         visits: list[Visit] = []
         for _ in range(len(self._operations)):
             operation = self._operations.popleft()
@@ -183,6 +183,7 @@ class Writer:
                 visits.append(operation)
             else:
                 money.append(operation)
+                self._watch = self._watch or isinstance(operation, Take)  # it must show that it lives
         if money:
             answers = Answers()
             for operation, answer in zip(money, self._clerk.group(money), strict=True):
@@ -190,6 +191,8 @@ class Writer:
             for lost in answers.send():
                 self._operations.append(Settle(lost.key, lost.model, lost.task, None, ignore))
                 self._bell.ring()
+            if self._clerk.crowded:  # who holds the places may be dead
+                self._beat_due = min(self._beat_due, time.monotonic() + LOOK)
         return visits
 
     def _write_rows(self, *, everything: bool) -> None:

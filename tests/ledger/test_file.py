@@ -34,7 +34,7 @@ def test_the_file_uses_the_write_ahead_log_and_knows_its_version(tmp_path: Path)
     Ledger(tmp_path / "l.db").close()
     connection = sqlite3.connect(tmp_path / "l.db")
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+    assert connection.execute("PRAGMA user_version").fetchone() == (3,)
     connection.close()
 
 

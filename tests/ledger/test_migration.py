@@ -109,7 +109,7 @@ def test_an_old_file_becomes_what_a_new_one_is(old: Path, tmp_path: Path) -> Non
     Ledger(old).close()
     Ledger(tmp_path / "new.db").close()
     version, columns = described(old)
-    assert version == len(schema.MIGRATIONS) == 2
+    assert version == len(schema.MIGRATIONS) == 3
     assert (version, columns) == described(tmp_path / "new.db")
 
 
@@ -140,7 +140,7 @@ def test_processes_that_open_an_old_file_at_once_all_write_to_it(old: Path, tmp_
     rows = {row.id: row.attempts[-1].waited for row in ledger.decisions()}
     assert rows == {"first": None, "second": None, **{f"child {number}": 1.5 for number in range(4)}}
     assert ledger.close()
-    assert described(old)[0] == 2
+    assert described(old)[0] == 3
 
 
 def test_an_old_file_that_cannot_be_brought_up_to_date_is_refused_and_left_as_it_is(old: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_newer_process_that_comes_between_wins_and_the_file_is_refused(
     monkeypatch.setattr(
         schema, "_migrate", lambda connection: connection.execute("PRAGMA user_version=99") and None
     )
-    with pytest.raises(ConfigurationError, match=r"newer version of this library \(99 > 2\)"):
+    with pytest.raises(ConfigurationError, match=r"newer version of this library \(99 > 3\)"):
         Ledger(old)
 
 

@@ -1,0 +1,55 @@
+"""One request's place in a queue, and then at a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from enum import Enum
+
+from router.limits.window import Grain
+
+__all__ = ["Seat", "State"]
+
+
+class State(Enum):
+    """Where a request stands. `ASKED`: this process lets it go, the store was asked whether all do."""
+
+    WAITING = "waiting"
+    ASKED = "asked"
+    GRANTED = "granted"
+    OVER = "over"
+
+
+class Seat:
+    """One request's place. Changed by its limiter only, under the limiter's lock.
+
+    Attributes:
+        number: Its place in the order of arrival.
+        tokens: What it takes of a minute's tokens; above 0.
+        work: Predicted seconds that it keeps its place at the model.
+        state: Where it stands.
+        sent_at: When it had its turn; infinite before.
+        grain: Where it is counted in the window; None before.
+        wake: Wakes who waits for it; returns False if nobody ever will.
+    """
+
+    __slots__ = ("grain", "number", "sent_at", "state", "tokens", "wake", "work")
+
+    def __init__(self, number: int, tokens: int, work: float) -> None:
+        self.number = number
+        self.tokens = max(tokens, 1)
+        self.work = work
+        self.state = State.WAITING
+        self.sent_at = math.inf
+        self.grain: Grain | None = None
+        self.wake: Callable[[], bool] | None = None
+
+    @property
+    def granted(self) -> bool:
+        """Whether the request may go, and is not over."""
+        return self.state is State.GRANTED
+
+    @property
+    def over(self) -> bool:
+        """Whether it was turned away, or has left."""
+        return self.state is State.OVER
