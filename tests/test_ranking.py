@@ -603,21 +603,27 @@ def may_keep(candidate: Candidate, latency: float | None, ttft: float | None) ->
 
 def worse(candidate: Candidate, rules: Rules) -> tuple[object, ...]:
     """What is minimised, written down once more from the candidate's own figures."""
-    policy, cost = rules.policy, math.inf if candidate.cost is None else candidate.cost
     within = known(candidate.latency_p95)  # of those likely to be late, the likeliest to make it comes first
     tardy = rules.deadline is not None and within > rules.deadline
     if tardy and not may_keep(candidate, rules.deadline, None):
-        return 2, within
+        return 2, within, *minimised(candidate, rules.policy)
     late = int(tardy or any(note.startswith("time limit:") for note in candidate.notes))
+    return late, *minimised(candidate, rules.policy)
+
+
+def minimised(candidate: Candidate, policy: Policy) -> tuple[float, ...]:
+    """The corner's or the objective's own figures of a candidate, least first."""
+    cost = math.inf if candidate.cost is None else candidate.cost
     if policy.rank_by == "cheapest":
-        return late, cost, candidate.latency
+        return cost, known(candidate.latency)
     if policy.rank_by == "fastest":
-        return late, candidate.latency, cost
+        return known(candidate.latency), cost
     if policy.rank_by == "best":
-        return late, math.inf if candidate.quality is None else -candidate.quality, cost
-    return late, cost + policy.value_of_time * known(candidate.latency) - policy.value_of_quality * (
+        return math.inf if candidate.quality is None else -candidate.quality, cost
+    value = policy.value_of_time * known(candidate.latency) - policy.value_of_quality * (
         candidate.quality or 0
     )
+    return (cost + value,)
 
 
 @given(models=fleets(), rules=all_rules())

@@ -68,8 +68,11 @@ def room(tokens: float, since: float, kept: float) -> float:
         kept: Tokens that the memory holds.
     """
     missing = tokens + since - kept
+    if kept > 0.0 and missing <= 0.0:
+        return 1.0
     # How long the others are is not known exactly: it does not end at one token.
-    return min(max(1.0 - missing / (LEAVING * kept), 0.0), 1.0) if kept > 0.0 else 0.0
+    fading = LEAVING * kept
+    return 1.0 - missing / fading if missing < fading else 0.0
 
 
 def seen_share(
