@@ -33,7 +33,8 @@ from router.models import HostedModel, LocalModel, Model, Price
 
 if TYPE_CHECKING:
     from router.completion import RoutedCompletion
-    from router.streams import AsyncRoutedStream, RoutedStream
+    from router.streams import AsyncRoutedStream
+    from router.sync_streams import RoutedStream
 
 __version__ = "0.1.0"
 
@@ -81,10 +82,14 @@ def __getattr__(name: str) -> object:
         from router.completion import RoutedCompletion
 
         return RoutedCompletion
-    if name in ("AsyncRoutedStream", "RoutedStream"):
-        from router import streams
+    if name == "AsyncRoutedStream":
+        from router.streams import AsyncRoutedStream
 
-        return getattr(streams, name)
+        return AsyncRoutedStream
+    if name == "RoutedStream":
+        from router.sync_streams import RoutedStream
+
+        return RoutedStream
     if name == "simulate":
         from importlib import import_module
 

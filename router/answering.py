@@ -10,6 +10,7 @@ from router.deciding import choose
 from router.driver import Run
 from router.errors import NoEligibleModelError, OverloadedError
 from router.exploring import explore
+from router.shown import shown_usage
 from router.streams import AsyncRoutedStream
 from router.validation import ParsedRequest, parse_request
 
@@ -35,7 +36,9 @@ async def answer(core: Core, arguments: Mapping[str, object]) -> RoutedCompletio
     if completion is None:  # pragma: no cover - the machine promotes no answer that is not there
         raise AssertionError("an attempt succeeded without an answer")
     text = completion.choices[0].message.content or ""
+    winner.reported = completion.usage
     await run.finish(winner, text)
+    completion.usage = shown_usage(run.routing, winner)
     return RoutedCompletion.of(completion, run.decision())
 
 

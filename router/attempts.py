@@ -24,6 +24,9 @@ from router.failures import judge
 
 __all__ = ["Action", "AttemptMachine", "Cancel", "Ending", "Fail", "Plan", "Promote", "Start", "Succeed"]
 
+#: Seconds until it is looked again at whether an overdue attempt's model is alive; at least.
+LEAST_PATIENCE = 0.05
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -40,7 +43,14 @@ class Plan:
         hedge_after: Seconds after which a late candidate gets company; empty without hedging.
         wait: Seconds before the same candidate is asked again, from its attempts so far and its last error.
         may_retry: Takes one from the retry budget; False if it is empty. Asked before the same model is asked
-            again and before a hedge, not before another model is tried: nothing may be lost while one works.
+            again, before a hedge, and before a doubtful model is asked in place of another; not before any
+            other model is tried: nothing may be lost while one works.
+        doubtful: Whether a candidate failed and has not answered since, or shows no sign of life.
+        shut: Whether a candidate that failed will not be let in at a time: then nobody waits for it.
+        overdue: Seconds from when its backend began after which a candidate's attempt is given up if it shows
+            no sign of life and there is another to ask, from the seconds until the deadline; infinite for
+            never.
+        silent: Whether a candidate's model has shown no sign of life since a time, to anybody.
     """
 
     names: Sequence[str]
@@ -53,22 +63,32 @@ class Plan:
     hedge_after: Sequence[float] = ()
     wait: Callable[[int, ModelError], float] = lambda _attempts, _error: 0.0
     may_retry: Callable[[], bool] = lambda: True
+    doubtful: Callable[[int], bool] = lambda _candidate: False
+    shut: Callable[[int, float], bool] = lambda _candidate, _at: False
+    overdue: Callable[[int, float], float] = lambda _candidate, _left: math.inf
+    silent: Callable[[int, float], bool] = lambda _candidate, _since: False
 
 
 @dataclass(slots=True)
 class _Candidate:
-    """`attempts` are those that were made; a refused one is not. `paid`: the next was paid for already."""
+    """`attempts` are those that were made; a refused one is not.
+
+    `paid`: the next was paid for already. `vouched`: that it may be asked at all was.
+    """
 
     attempts: int = 0
     free_at: float = -math.inf
     barred: bool = False
     paid: bool = False
+    vouched: bool = False
 
 
 @dataclass(slots=True)
 class _Live:
     candidate: int
     begun_at: float | None = None
+    overdue_at: float = math.inf
+    looked_at: float = -math.inf
     hedged: bool = False
 
 
@@ -104,6 +124,9 @@ class AttemptMachine:
         live = self._live.get(attempt)
         if live is not None and live.begun_at is None:
             live.begun_at = now
+            if len(self._candidates) > 1:
+                live.looked_at = now
+                live.overdue_at = now + self.plan.overdue(live.candidate, self.plan.deadline - now)
             self._set_timer(now)
         return []
 
@@ -151,11 +174,12 @@ class AttemptMachine:
             return self._end(Ending.DEADLINE)
         actions: list[Action] = []
         for attempt, live in list(self._live.items()):
-            if live.begun_at is not None and now >= live.begun_at + self._limit:
+            waited = self._given_up_after(live, now)
+            if waited is not None:
                 error = ModelTimeoutError(
-                    f"no {'first token' if self.plan.stream else 'answer'} within {self._limit:g} s",
+                    f"no {'first token' if self.plan.stream else 'answer'} within {waited:.3g} s",
                     model=self.plan.names[live.candidate],
-                    timeout=self._limit,
+                    timeout=waited,
                 )
                 del self._live[attempt]
                 self._note(live.candidate, error, now)
@@ -166,6 +190,23 @@ class AttemptMachine:
         """The caller went away."""
         del now
         return [] if self.done else self._end(Ending.CANCELLED)
+
+    def _given_up_after(self, live: _Live, now: float) -> float | None:
+        """After how many seconds an attempt is given up now; None if it is not.
+
+        One that is overdue goes on while its model answers others, or there is nobody else to ask: then it
+        is only long.
+        """
+        if live.begun_at is None:
+            return None
+        if now >= live.begun_at + self._limit:
+            return self._limit
+        if now >= live.overdue_at:
+            if self._fresh(now) is not None and self.plan.silent(live.candidate, live.looked_at):
+                return now - live.begun_at
+            live.looked_at = now
+            live.overdue_at = now + max(now - live.begun_at, LEAST_PATIENCE)
+        return None
 
     @property
     def _limit(self) -> float:
@@ -182,8 +223,8 @@ class AttemptMachine:
         if not judge(error).heals:
             candidate.barred = True
             return
-        candidate.free_at = now + self.plan.wait(candidate.attempts, error)
-        candidate.barred = candidate.free_at >= self._horizon(now)
+        free_at = candidate.free_at = now + self.plan.wait(candidate.attempts, error)
+        candidate.barred = free_at >= self._horizon(now) or self.plan.shut(place, free_at)
 
     def _settle(self, attempt: int, action: Promote | Succeed) -> list[Action]:
         if self.done or attempt not in self._live:
@@ -248,6 +289,9 @@ class AttemptMachine:
     def _choose(self, now: float) -> int | None:
         """The candidate to ask now: one not asked yet, in order; else the one that is free first."""
         place = self._fresh(now)
+        while place is not None and not self._affords(place):
+            self._candidates[place].barred = True
+            place = self._fresh(now)
         if place is not None:
             return place
         free = [place for place in self._open() if self._candidates[place].free_at <= now]
@@ -256,6 +300,14 @@ class AttemptMachine:
             self._bar_repetitions()
             return None
         return min(paid or free, key=lambda place: (self._candidates[place].free_at, place), default=None)
+
+    def _affords(self, place: int) -> bool:
+        """Whether a candidate may take over: in an outage, not every request can ask every model in vain."""
+        candidate = self._candidates[place]
+        if self._calls and not candidate.vouched and self.plan.doubtful(place):
+            candidate.vouched = self.plan.may_retry()
+            return candidate.vouched
+        return True
 
     def _bar_repetitions(self) -> None:
         """The retry budget is empty: none is asked again, but those that a limit held back still may be."""
@@ -289,7 +341,7 @@ class AttemptMachine:
         times = [self.plan.deadline]
         for live in self._live.values():
             if live.begun_at is not None:
-                times.append(live.begun_at + self._limit)
+                times += (live.begun_at + self._limit, live.overdue_at)
                 if self.plan.hedge_after and not live.hedged and len(self._live) == 1:
                     times.append(live.begun_at + self.plan.hedge_after[live.candidate])
         if not self._live:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from router.background import BackgroundLoop
     from router.completion import RoutedCompletion
     from router.core import Core
-    from router.streams import AsyncRoutedStream, RoutedStream
+    from router.streams import AsyncRoutedStream
+    from router.sync_streams import RoutedStream
     from router.testing.clock import Clock
 
 __all__ = ["AsyncRouter", "Router"]
@@ -273,7 +274,8 @@ class Completions:
     ) -> RoutedCompletion | RoutedStream:
         """Routes a request and answers it. As `AsyncCompletions.create`, waiting."""
         from router.answering import answer
-        from router.streams import AsyncRoutedStream, RoutedStream
+        from router.streams import AsyncRoutedStream
+        from router.sync_streams import RoutedStream
 
         arguments = {"stream": stream, **fields}
         answered = self._background.run(lambda: answer(self._core, arguments))

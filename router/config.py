@@ -100,7 +100,10 @@ class Recovery(Declared):
         failure_threshold: Failures in a row that make a model a failing one.
         retry_share: Attempts beyond the first, as a share of requests, when models fail.
         max_response_bytes: The most bytes of one answer, decompressed.
-        on_interrupt: What to do when a stream breaks after its first token.
+        on_interrupt: What to do when a stream breaks after its first token: "raise" `StreamInterruptedError`,
+            or "continue" it, once, on another model that can go on from the very character (or on the same,
+            if no other can). What cannot be continued is raised: several choices, log probabilities, a tool
+            call, reasoning that no text has followed yet, answers of a forced form.
     """
 
     max_attempts: Count | None = None
@@ -110,7 +113,7 @@ class Recovery(Declared):
     failure_threshold: Count = 3
     retry_share: Annotated[float, Number, Field(ge=0, le=1)] = 0.1
     max_response_bytes: Annotated[int, Number, Field(ge=1024, lt=2**63)] = 16 * 1024 * 1024
-    on_interrupt: Literal["raise"] = "raise"
+    on_interrupt: Literal["raise", "continue"] = "raise"
 
 
 class Budget(Declared):

@@ -21,16 +21,19 @@ from router.attempts import AttemptMachine, Plan
 from router.backoff import Backoff
 from router.config import RouterConfig
 from router.decision import Decision
-from router.errors import RouterClosedError, RouterError
+from router.errors import OverloadedError, RouterClosedError, RouterError
 from router.fleet import Fleet
 from router.health import Health, RetryBudget
 from router.learning import Columns
 from router.ledger import Exchange, Ledger
 from router.limits import Limiter
 from router.models import Model
+from router.overdue import doubts, is_mute, overdue_after, stays_shut
 from router.prefixes import PrefixMemory
+from router.pressure import Pressure
 from router.remembering import remember
 from router.routing import Routing
+from router.stalls import Gaps
 from router.traffic import Traffic
 
 if TYPE_CHECKING:
@@ -43,6 +46,11 @@ __all__ = ["Core"]
 
 #: Attempts of earlier runs of each model that a router learns from when it starts: some 10 ms a model.
 MOST_REMEMBERED = 200
+#: Requests that a router has under way at most, waiting ones included. It bounds memory (some 30 kB each) and
+#: nothing else: what a model can take is bounded by its limits, and by what it shows that it can do.
+MOST_REQUESTS = 10_000
+#: Seconds after which one that was turned away for that may come again.
+BUSY_FOR = 1.0
 
 
 @dataclass(slots=True)
@@ -77,11 +85,14 @@ class Core:
         self.health = Health(config.recovery.failure_threshold, config.recovery.cooldown)
         self.retries = RetryBudget(config.recovery.retry_share)
         self.fleet = Fleet(config.models, self._settings)
-        self.limiters = _limiters(self.fleet)
         self.traffic = Traffic()
+        self.pressure = Pressure()
+        #: The gaps between the chunks of each model's streams.
+        self.gaps: dict[str, Gaps] = {}
         self.prefixes = PrefixMemory(self._cached_share, self._kept_tokens)
         self.random = random.Random()  # noqa: S311 - exploration is no secret
         self.ledger = Ledger(config.ledger, config.budget, keep_text=config.keep_text, wall=self.wall)
+        self.limiters = _limiters(self.fleet, self.ledger)
         if config.ledger is not None:
             past = self.ledger.recent(MOST_REMEMBERED, models=self.fleet.names)
             remember(self.fleet, past, now=self.now(), wall=self.wall())
@@ -105,10 +116,10 @@ class Core:
         if place not in fleet.recalling:
             self.prefixes.emptied(fleet.names[place])
 
-    def machine(self, routing: Routing) -> AttemptMachine:
-        """The attempt machine for a decision."""
+    def machine(self, routing: Routing, *, made: int = 0) -> AttemptMachine:
+        """The attempt machine for a decision; `made`: so many attempts of the same request were made."""
         recovery, policy, options = self.config.recovery, self.config.policy, routing.options
-        most = recovery.max_attempts or len(routing.order) + 1
+        most = (recovery.max_attempts or len(routing.order) + 1 + made) - made
         backoff: list[Backoff] = []
 
         def strategies() -> Backoff:
@@ -117,7 +128,8 @@ class Core:
             return backoff[0]
 
         hedge = policy.hedge if options.hedge is None else options.hedge
-        self.retries.deposit()
+        if made:
+            hedge = False
         return AttemptMachine(
             Plan(
                 names=routing.ranked.names,
@@ -130,6 +142,10 @@ class Core:
                 hedge_after=self._hedge_after(routing) if hedge and routing.rules.pinned is None else (),
                 wait=lambda attempts, error: strategies().wait(attempts, error),
                 may_retry=self.retries.withdraw,
+                overdue=lambda candidate, left: overdue_after(routing, candidate, left),
+                silent=lambda candidate, since: is_mute(self, routing, candidate, since),
+                shut=lambda candidate, at: stays_shut(self, routing, candidate, at),
+                doubtful=lambda candidate: doubts(self, routing, candidate),
             )
         )
 
@@ -193,13 +209,24 @@ class Core:
             self.ledger.record(error.decision)
 
     def enter(self, run: Run) -> bool:
-        """A request begins to use its fleet; False if that was replaced and closed since it was chosen."""
+        """A request begins to use its fleet; False if that was replaced and closed since it was chosen.
+
+        Raises:
+            OverloadedError: if more requests are under way than a router keeps track of.
+            RouterClosedError: if the router was closed.
+        """
         self._bury_orphans()
         with self._lock:
             if self.closed:
                 raise RouterClosedError
             if run.routing.fleet.retired:
                 return False
+            if len(self._live.runs) >= MOST_REQUESTS:
+                error = OverloadedError(
+                    f"{MOST_REQUESTS} requests are under way in this router", retry_after=BUSY_FOR
+                )
+                error.decision = run.routing.decision(model=None)
+                raise error
             run.routing.fleet.users += 1
             self._live.runs.add(run)
             return True
@@ -238,9 +265,15 @@ class Core:
             old, self.fleet, self.config = self.fleet, fleet, config
             changed = {name for name in old.names if name not in fleet.place or not fleet.same_as(old, name)}
             kept = {name: limiter for name, limiter in self.limiters.items() if name not in changed}
-            self.limiters = {**_limiters(fleet), **{n: kept[n] for n in kept if n in fleet.place}}
+            self.limiters = {
+                **_limiters(fleet, self.ledger),
+                **{n: kept[n] for n in kept if n in fleet.place},
+            }
             idle = old.retired = old.users <= 0
         self.health.forget(changed)
+        self.pressure.forget(changed)
+        for name in changed:
+            self.gaps.pop(name, None)
         self.prefixes.forget({name for name in changed if not fleet.same_backend(old, name)})
         if idle:
             self._retire(old)
@@ -287,14 +320,18 @@ class Core:
         self.health.after_fork()
         self.retries.after_fork()
         self.traffic.after_fork()
+        self.pressure.after_fork()
         self.prefixes.after_fork()
         self.fleet.after_fork()
         for limiter in self.limiters.values():
             limiter.after_fork()
 
 
-def _limiters(fleet: Fleet) -> dict[str, Limiter]:
-    made = {name: Limiter.of(profile) for name, profile in zip(fleet.names, fleet.profiles, strict=True)}
+def _limiters(fleet: Fleet, ledger: Ledger) -> dict[str, Limiter]:
+    made = {
+        name: Limiter.of(profile, name, ledger.limits)
+        for name, profile in zip(fleet.names, fleet.profiles, strict=True)
+    }
     return {name: limiter for name, limiter in made.items() if limiter is not None}
 
 

@@ -82,7 +82,12 @@ def decide(
         OverloadedError: as `choose`.
     """
     fleet, now = core.fleet, core.now()
-    ranked = rank(fleet, features, rules, situation_of(core, fleet, features, prompt))
+    ranked = rank(
+        fleet,
+        features,
+        rules,
+        situation_of(core, fleet, features, prompt, deadline=options.deadline),
+    )
     routing = Routing(
         id=uuid.uuid4().hex,
         at=core.wall(),

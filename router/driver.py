@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import math
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from router.adapter import Call
+from router.admission import admit, turned_away
 from router.attempts import Action, AttemptMachine, Cancel, Ending, Fail, Promote, Start, Succeed
 from router.decision import Decision
 from router.endings import error_of
@@ -21,7 +23,7 @@ from router.errors import (
     RouterClosedError,
     RouterError,
 )
-from router.live import LiveAttempt, admit, begin, book, close_source, see, snapshot, start
+from router.live import LiveAttempt, begin, book, close_source, see, snapshot, start
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk
@@ -53,6 +55,8 @@ class Run:
         self.stopped = False
         #: Who waits for the next chunk of the answer's stream, if somebody does.
         self.reader: asyncio.Task[object] | None = None
+        #: The run that goes on with the answer, if this one's stream broke.
+        self.continued: Run | None = None
 
     async def drive(self) -> LiveAttempt:
         """Runs attempts until one is decided: answered, or a stream's first visible token is there.
@@ -89,6 +93,8 @@ class Run:
             self._refuse(RouterClosedError("the router was closed while this request ran"))
         elif self.reader is not None:
             self.reader.cancel()
+        elif self.continued is not None:
+            self.continued.stop()
         elif self.winner is not None and self.winner.outcome == "running":
             self.core.keep(self._loop.create_task(self.abandon(self.winner)))
 
@@ -105,7 +111,7 @@ class Run:
         if attempt.outcome == "running":
             attempt.outcome = "cancelled"
         book(self.core, self.routing, attempt)
-        self._write_down("")
+        self.write_down("")
         if attempt.reserved is not None:
             usd = attempt.reserved if attempt.cost is None else attempt.cost
             attempt.reserved = None
@@ -163,7 +169,8 @@ class Run:
         attempt.error = error
         attempt.outcome = "failed" if error is not None else "cancelled"
         if error is not None:
-            self.core.health.failed(error.model, error, self._now())
+            name = self.routing.fleet.names[attempt.place]
+            self.core.health.failed(name, error, self._now(), began=attempt.started_at)
         book(self.core, self.routing, attempt)
         if attempt.task is not None:
             attempt.task.cancel()
@@ -193,7 +200,7 @@ class Run:
             )
             attempt.started_at = self._now()
             if self.routing.request.stream:
-                await self._read_to_first_token(attempt, adapter.stream(call))
+                await self._read_to_first_token(attempt, self._stream(adapter, call))
             else:
                 attempt.completion = await adapter.complete(call)
                 attempt.ended_at = self._now()
@@ -206,7 +213,7 @@ class Run:
             self._failed(attempt, error)
         except InvalidRequestError as error:
             attempt.outcome = "refused"  # nothing was sent, so nothing was learned of the model
-            self.core.health.released(name)
+            self.core.health.released(name, began=attempt.started_at)
             self._refuse(error)
         except ConfigurationError as error:
             self._failed(attempt, ModelLoadError(str(error), model=name), cause=error)
@@ -241,6 +248,9 @@ class Run:
         if attempt.begun_at is None:
             self._do(self.machine.started(attempt.number, begin(self.core, self.routing, attempt)))
 
+    def _stream(self, adapter: Adapter, call: Call) -> AsyncGenerator[ChatCompletionChunk, None]:
+        return adapter.stream(call)
+
     async def _read_to_first_token(
         self, attempt: LiveAttempt, source: AsyncGenerator[ChatCompletionChunk, None]
     ) -> None:
@@ -252,6 +262,9 @@ class Run:
             if is_visible(chunk):
                 self._do(self.machine.visible(attempt.number, see(self.core, attempt)))
                 return
+        if not any(choice.finish_reason for chunk in attempt.buffer for choice in chunk.choices):
+            name = self.routing.fleet.names[attempt.place]
+            raise ModelProtocolError("the stream ended without a finish reason", model=name)
         attempt.exhausted = True  # a legal answer without a visible token, such as an empty one
         self._do(self.machine.visible(attempt.number, self._now()))
 
@@ -261,7 +274,9 @@ class Run:
         if attempt.outcome != "running":
             return
         attempt.outcome, attempt.error, attempt.ended_at = "failed", error, self._now()
-        self.core.health.failed(error.model, error, attempt.ended_at)
+        name = self.routing.fleet.names[attempt.place]
+        self.core.health.failed(name, error, attempt.ended_at, began=attempt.started_at)
+        turned_away(self.core, attempt, error)
         self._do(self.machine.failed(attempt.number, error, attempt.ended_at))
 
     def _refuse(self, error: RouterError) -> None:
@@ -286,7 +301,7 @@ class Run:
         if attempt.outcome == "running":
             attempt.outcome = "succeeded"
         book(self.core, self.routing, attempt)
-        self._write_down(text)
+        self.write_down(text)
         # Only now: whoever waits here may be cancelled, or its loop may end.
         try:
             await close_source(attempt)
@@ -302,9 +317,10 @@ class Run:
         winner, self.winner = self.winner, None
         if winner is not None:  # it won in the very moment in which the caller went away
             self.core.keep(self._loop.create_task(self._close(winner)))
-        self._write_down("")
+        self.write_down("")
 
-    def _write_down(self, text: str) -> None:
+    def write_down(self, text: str) -> None:
+        """The request is over, with this text: writes the decision down. Once."""
         if self._final is None:
             self._final = self.decision()
             self.core.write_down(self.routing, self._final, text)
@@ -326,4 +342,10 @@ class Run:
         told = (a for a in self.attempts if a.outcome != "refused" or a.error is not None)
         attempts = tuple(snapshot(names[a.place], a) for a in told)
         model = names[self.winner.place] if self.winner is not None else None
-        return self.routing.decision(model=model, attempts=attempts)
+        if self.continued is None:
+            return self.routing.decision(model=model, attempts=attempts)
+        rest = self.continued.decision()
+        if self.continued.winner is not None:
+            model = rest.model
+        whole = self.routing.decision(model=model, attempts=attempts + rest.attempts)
+        return replace(whole, notes=whole.notes + rest.notes)

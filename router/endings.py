@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from router.actions import Ending
+from router.admission import BudgetRefusedError
 from router.errors import (
     AllModelsFailedError,
     BudgetExceededError,
@@ -16,7 +17,6 @@ from router.errors import (
     RouterError,
 )
 from router.failures import QUEUE_FULL
-from router.live import BudgetRefusedError
 
 __all__ = ["error_of"]
 

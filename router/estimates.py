@@ -38,6 +38,9 @@ class Situation:
             and from there to the end.
         cached: The share of the prompt's tokens that a model is expected to have cached.
         shut: Models that health has set aside, with the reason.
+        soft: Of these, those that may be asked all the same when hardly any other is left ...
+        ripe: ... and those that may be probed when none is.
+        silent: Models that are asked and show no sign of life, in words.
         full: Models whose queue takes no more, with the seconds until there is room, about.
         budget_left: USD that a model may still cost; only models that a budget holds for.
     """
@@ -49,6 +52,9 @@ class Situation:
     slowdowns: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     cached: Mapping[int, float] = field(default_factory=dict)
     shut: Mapping[int, str] = field(default_factory=dict)
+    soft: frozenset[int] = frozenset()
+    ripe: frozenset[int] = frozenset()
+    silent: Mapping[int, str] = field(default_factory=dict)
     full: Mapping[int, float] = field(default_factory=dict)
     budget_left: Mapping[int, float] = field(default_factory=dict)
 

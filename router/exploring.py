@@ -38,8 +38,8 @@ def explore(core: Core, routing: Routing) -> None:
     share = policy.explore if policy.rank_by == "objective" else 0.0
     if not share or len(routing.order) < 2 or core.random.random() >= share:  # noqa: PLR2004 - a choice
         return
-    late = routing.ranked.late
-    on_time = [place for place in routing.order if place not in late] if late else list(routing.order)
+    left_out = routing.ranked.late.union(routing.ranked.now.silent)
+    on_time = [place for place in routing.order if place not in left_out]
     if len(on_time) < 2:  # noqa: PLR2004 - nothing to choose from
         return
     place = (_least_known if policy.utility is not None else _most_promising)(core, routing, on_time)

@@ -41,6 +41,8 @@ _BROKEN_CODES = frozenset(
 )
 #: Statuses that may heal by waiting, besides all from 500 on.
 _HEALING_STATUSES = frozenset({408, 409, 425, 429})
+#: Statuses whose Retry-After holds for all requests, and not only for this one.
+_WAITING_STATUSES = frozenset({429, 503, 529})
 #: Statuses from 500 on that say "this will never work".
 _HOPELESS_STATUSES = frozenset({501, 505})
 
@@ -84,7 +86,7 @@ def _judge_status(error: ModelHTTPError) -> Failure:
     asked = _asked(error.retry_after)
     if error.code == QUEUE_FULL:
         return Failure(heals=True, retry_after=asked, blames_model=False)
-    if status == 429:  # noqa: PLR2004 - the status itself is the clearest name
+    if status in _WAITING_STATUSES:
         return Failure(heals=True, retry_after=asked, shut_for=asked and min(asked, MOST_COOLDOWN))
     if status in _HEALING_STATUSES or (status >= 500 and status not in _HOPELESS_STATUSES):  # noqa: PLR2004
         return Failure(heals=True, retry_after=asked)

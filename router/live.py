@@ -1,4 +1,4 @@
-"""One attempt while it happens, what it is admitted by, and what it leaves behind."""
+"""One attempt while it happens, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Literal
 
-from router.booking import booked_cost, reserved_cost
+from router.admission import BudgetRefusedError, give_back, join
+from router.booking import booked_cost
 from router.decision import Attempt, Outcome
 from router.errors import ModelError, ModelProtocolError, ModelTimeoutError
 from router.failures import judge
 from router.learning import Sample
-from router.limits import Limiter
+from router.limits import Limiter, Seat
 from router.traffic import Ticket
 from router.usage import CHARACTERS_PER_TOKEN, Usage, characters_of, judge_usage
 
@@ -28,13 +29,11 @@ if TYPE_CHECKING:
     from router.routing import Routing
 
 __all__ = [
-    "BudgetRefusedError",
     "LiveAttempt",
-    "admit",
     "begin",
     "book",
     "close_source",
-    "may_go",
+    "judged",
     "see",
     "snapshot",
     "start",
@@ -65,6 +64,8 @@ class LiveAttempt:
     cost: Decimal | None = None
     reserved: Decimal | None = None
     limiter: Limiter | None = None
+    seat: Seat | None = None  # its place with the limiter
+    admitted: bool = False
     booked: bool = False
     completion: ChatCompletion | None = None
     source: AsyncGenerator[ChatCompletionChunk, None] | None = None
@@ -88,8 +89,18 @@ def start(core: Core, routing: Routing, number: int, place: int, *, hedge: bool)
         core.emptied(fleet, place)
     cold = absent and name not in core.traffic.flows
     _, slow = routing.ranked.now.slowdowns.get(place, (1.0, 1.0))
-    ticket = core.traffic.start(name, found.work, now, shared=found.decode, slow=slow)
-    return LiveAttempt(number, place, hedge, now, ticket, cold)
+    due, doubt = found.first, found.first_spread
+    if not routing.request.stream:
+        due, doubt = found.work, math.hypot(found.spread, found.scatter)
+    ticket = core.traffic.start(
+        name, found.work, now, shared=found.decode, slow=slow, due=due, doubt=doubt * max(found.tail, 1.0)
+    )
+    attempt = LiveAttempt(number, place, hedge, now, ticket, cold)
+    join(core, routing, attempt)
+    flow = core.traffic.flows.get(name)
+    if flow is not None:
+        core.pressure.started(name, flow.count, now)
+    return attempt
 
 
 def begin(core: Core, routing: Routing, attempt: LiveAttempt) -> float:
@@ -106,60 +117,8 @@ def see(core: Core, attempt: LiveAttempt) -> float:
     """The first visible token of an attempt is there. Returns when that was."""
     attempt.visible_at = core.now()
     attempt.beside_first = core.traffic.company(attempt.ticket, attempt.visible_at)
+    core.traffic.hear(attempt.ticket, attempt.visible_at)
     return attempt.visible_at
-
-
-async def admit(core: Core, routing: Routing, attempt: LiveAttempt) -> float | None:
-    """Takes a place with the model's health, its rate limit and the budget.
-
-    Returns:
-        None if the attempt may go; else when it may be tried again, on the core's clock: infinite for never.
-    """
-    free_at = may_go(core, routing, attempt)
-    if free_at is None and core.config.budget:
-        return await _reserve(core, routing, attempt)
-    return free_at
-
-
-async def _reserve(core: Core, routing: Routing, attempt: LiveAttempt) -> float | None:
-    place, features = attempt.place, routing.features
-    name, profile = routing.fleet.names[place], routing.fleet.profiles[place]
-    usd = reserved_cost(
-        profile, routing.estimate(place), features.max_output_tokens, choices=features.choices
-    )
-    refusal = await core.ledger.areserve(routing.key(attempt.number), name, features.task, usd)
-    if refusal is not None:
-        attempt.error = BudgetRefusedError(str(refusal), model=name)
-        return math.inf
-    attempt.reserved = usd
-    return None
-
-
-def may_go(core: Core, routing: Routing, attempt: LiveAttempt) -> float | None:
-    """Takes a place with the model's health and its rate limit. Returns as `admit`."""
-    place, now = attempt.place, core.now()
-    name, found = routing.fleet.names[place], routing.estimate(place)
-    features = routing.features
-    well = core.health.starts(name, now)
-    if not well and routing.rules.pinned is None:
-        attempt.error = core.health.last_error(name)
-        return math.inf
-    limiter = core.limiters.get(name)
-    if limiter is not None:
-        tokens = found.tokens_in + (features.max_output_tokens or found.tokens_out) * features.choices
-        wait = limiter.acquire(tokens, now, routing.fleet.learned.service[place])
-        if wait > 0:
-            if well:
-                core.health.released(
-                    name
-                )  # if this was to be the probe of a failing model, another may be it
-            return now + wait
-        attempt.limiter = limiter
-    return None
-
-
-class BudgetRefusedError(ModelError):
-    """A budget has no room for an attempt. It is told as a reason, and never raised."""
 
 
 def book(core: Core, routing: Routing, attempt: LiveAttempt) -> None:
@@ -171,14 +130,16 @@ def book(core: Core, routing: Routing, attempt: LiveAttempt) -> None:
     if attempt.ended_at is None:
         attempt.ended_at = now
     attempt.beside = core.traffic.company(attempt.ticket, now)
-    core.traffic.end(attempt.ticket, now)
-    if attempt.limiter is not None:
-        attempt.limiter.release()
-    if attempt.outcome == "succeeded":
-        core.health.succeeded(name, now)
-    elif attempt.outcome == "cancelled" or isinstance(attempt.error, BudgetRefusedError):
-        core.health.released(name)
+    core.traffic.end(attempt.ticket, now, heard=_was_heard(attempt))
     _take_usage(routing, attempt)
+    if attempt.outcome == "succeeded":
+        core.pressure.served(name, attempt.ended_at - attempt.started_at, now)
+        factor = _factor(routing, attempt)
+        core.health.succeeded(name, now, factor=factor, began=attempt.started_at)
+        core.retries.deposit()
+    elif attempt.outcome == "cancelled" or isinstance(attempt.error, BudgetRefusedError):
+        core.health.released(name, began=attempt.started_at)
+    give_back(core, attempt)
     if attempt.outcome == "refused" or attempt.usage is None:
         attempt.cost = Decimal(0)
     else:
@@ -187,20 +148,41 @@ def book(core: Core, routing: Routing, attempt: LiveAttempt) -> None:
     learn_from(core, routing, attempt)
 
 
-def _take_usage(routing: Routing, attempt: LiveAttempt) -> None:
-    """The backend's own usage if it makes sense; else ours, as far as anything was computed."""
-    found, profile = routing.estimate(attempt.place), routing.fleet.profiles[attempt.place]
-    if attempt.completion is not None:
-        attempt.reported = attempt.completion.usage
-        attempt.characters = sum(characters_of(choice.message) for choice in attempt.completion.choices)
-    attempt.usage, absurd = judge_usage(
+def _was_heard(attempt: LiveAttempt) -> bool:
+    """Whether it was the backend that ended an attempt."""
+    if attempt.outcome == "failed":
+        return not isinstance(attempt.error, ModelTimeoutError)
+    return attempt.outcome == "succeeded"
+
+
+def _factor(routing: Routing, attempt: LiveAttempt) -> float | None:
+    """How many times as long an answer took as its model's profile says; loading and queue left out."""
+    if attempt.begun_at is None or attempt.ended_at is None:
+        return None
+    sample = _sample(routing, attempt, attempt.begun_at, attempt.ended_at)
+    return routing.fleet.learned.factor(attempt.place, sample)
+
+
+def judged(routing: Routing, attempt: LiveAttempt) -> tuple[Usage | None, str | None]:
+    """The usage that the backend reported, if it can be true of the answer so far; else why it cannot."""
+    profile = routing.fleet.profiles[attempt.place]
+    return judge_usage(
         attempt.reported,
-        expected_prompt=found.tokens_in,
+        expected_prompt=routing.estimate(attempt.place).tokens_in,
         window=profile.context_window,
         most_output=profile.max_output,
         characters=attempt.characters,
         choices=routing.features.choices,
     )
+
+
+def _take_usage(routing: Routing, attempt: LiveAttempt) -> None:
+    """The backend's own usage if it makes sense; else ours, as far as anything was computed."""
+    found = routing.estimate(attempt.place)
+    if attempt.completion is not None:
+        attempt.reported = attempt.completion.usage
+        attempt.characters = sum(characters_of(choice.message) for choice in attempt.completion.choices)
+    attempt.usage, absurd = judged(routing, attempt)
     attempt.usage_is_reported = attempt.usage is not None
     if absurd is not None:
         name = routing.fleet.names[attempt.place]

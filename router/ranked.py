@@ -34,11 +34,13 @@ class Ranked(Ranking):
         relaxed: Constraints that were given up, by their codes.
         late: Places of those that are expected to miss the deadline.
         probation: Places of those of which it is not known whether they keep the limits on time.
+        despite: Places of those that health has set aside, and that are eligible since hardly any other is.
         utilities: What the policy's own callable said, by place; empty without one.
     """
 
     __slots__ = (
         "_candidates",
+        "despite",
         "estimates",
         "features",
         "fleet",
@@ -67,6 +69,7 @@ class Ranked(Ranking):
         self.relaxed: tuple[str, ...] = ()
         self.late: frozenset[int] = frozenset()
         self.probation: frozenset[int] = frozenset()
+        self.despite: frozenset[int] = frozenset()
         self.utilities: dict[int, float] = {}
         self._candidates: tuple[Candidate, ...] | None = None
 
@@ -185,6 +188,10 @@ class Ranked(Ranking):
             notes.append(f"time limit: {why}, so whether it is kept is not known")
         if place in self.late:
             notes.append("deadline: expected to be late")
+        if place in self.now.silent:
+            notes.append(self.now.silent[place])
+        if place in self.despite:
+            notes.append(f"{self.now.shut[place]}; asked all the same: hardly any other is left")
         return tuple(notes)
 
 

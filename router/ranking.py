@@ -22,6 +22,9 @@ __all__ = ["rank"]
 
 #: Codes of the constraints on time.
 _TIME = ("max_latency", "max_ttft")
+#: When more than this share of the models that could answer is shut, breakers that opened by shares and not
+#: by dead silence are ignored: ordinary noise must not shut all out. (Envoy's panic threshold.)
+PANIC = 0.5
 
 
 def rank(fleet: Fleet, features: Features, rules: Rules, now: Situation) -> Ranked:
@@ -30,12 +33,28 @@ def rank(fleet: Fleet, features: Features, rules: Rules, now: Situation) -> Rank
     Raises:
         ConfigurationError: if the policy's own utility raises or returns no number.
     """
+    ranked = _rank(fleet, features, rules, now)
+    if not ranked.order and (now.soft or now.ripe) and rules.pinned is None:
+        # Those that are left may all have broken a constraint: again, with those that are shut.
+        again = _rank(fleet, features, rules, now, despite=now.soft or now.ripe)
+        if again.order:
+            return again
+    return ranked
+
+
+def _rank(
+    fleet: Fleet,
+    features: Features,
+    rules: Rules,
+    now: Situation,
+    despite: frozenset[int] | None = None,
+) -> Ranked:
     key = EligibilityKey(
         features.needs, rules.private, features.language, rules.models, rules.exclude, rules.pinned
     )
     static = fleet.eligibility(key)
     ranked = Ranked(fleet, rules, features, now, static)
-    places = _open(ranked, static.places, now)
+    places = _open(ranked, static.places, now, despite)
     estimate(fleet, features, places, now, estimates=ranked.estimates, reasons=ranked.reasons)
     ranked.order = list(ranked.estimates)
     _keep_hard_limits(ranked, now)
@@ -45,7 +64,9 @@ def rank(fleet: Fleet, features: Features, rules: Rules, now: Situation) -> Rank
     return ranked
 
 
-def _open(ranked: Ranked, places: tuple[int, ...], now: Situation) -> list[int]:
+def _open(
+    ranked: Ranked, places: tuple[int, ...], now: Situation, despite: frozenset[int] | None
+) -> list[int]:
     """Leaves out what cannot be asked at this moment."""
     fleet = ranked.fleet
     missing = {
@@ -56,16 +77,30 @@ def _open(ranked: Ranked, places: tuple[int, ...], now: Situation) -> list[int]:
     if not missing and not now.shut and not now.full:
         return list(places)
     kept = []
+    if now.shut and ranked.rules.pinned is None:
+        ranked.despite = _despite(places, missing, now) if despite is None else despite
     for place in places:
         if place in missing:
             ranked.reasons[place] = missing[place]
-        elif place in now.shut and ranked.rules.pinned is None:
+        elif place in now.shut and place not in ranked.despite and ranked.rules.pinned is None:
             ranked.reasons[place] = now.shut[place]
         elif place in now.full and ranked.rules.pinned is None:
             ranked.reasons[place] = f"queue: full; there may be room in {now.full[place]:.1f} s"
         else:
             kept.append(place)
     return kept
+
+
+def _despite(places: tuple[int, ...], missing: Mapping[int, str], now: Situation) -> frozenset[int]:
+    """Models that are shut and may be asked all the same, since hardly any other is left."""
+    able = [place for place in places if place not in missing]
+    shut = [place for place in able if place in now.shut]
+    if len(shut) <= PANIC * len(able):
+        return frozenset()
+    despite = now.soft.intersection(shut)
+    if len(shut) == len(able) and not despite:
+        return now.ripe.intersection(shut)
+    return despite
 
 
 def _sort(ranked: Ranked) -> None:
@@ -93,6 +128,8 @@ def _sort(ranked: Ranked) -> None:
             ranked.order.sort(key=lambda place: within[place] if place in ranked.late else 0.0)
     if ranked.probation:
         ranked.order.sort(key=lambda place: (place in ranked.late) * 2 + (place in ranked.probation))
+    if ranked.now.silent:
+        ranked.order.sort(key=ranked.now.silent.__contains__)
 
 
 def _own_utility(utility: Callable[[Candidate], float], candidate: Candidate) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from router.config import Policy, RoutingOptions
@@ -33,6 +33,8 @@ class Routing:
     deadline_at: float
     prompt: Prompt | None = None
     notes: tuple[str, ...] = ()
+    tried: set[int] = field(default_factory=set)  # places of the candidates that were asked, or waited for
+    attempts_before: int = 0  # of the same request, before this routing of it
 
     @property
     def order(self) -> Sequence[int]:
@@ -45,7 +47,7 @@ class Routing:
 
     def key(self, attempt: int) -> str:
         """What the ledger calls the money set aside for an attempt."""
-        return f"{self.id}/{attempt}"
+        return f"{self.id}/{self.attempts_before + attempt}"
 
     def decision(self, *, model: str | None, attempts: tuple[Attempt, ...] = ()) -> Decision:
         """A snapshot. Without a model, the best candidate is named."""

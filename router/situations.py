@@ -6,19 +6,23 @@ the ledger's last word on budgets.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from router.adapter import Load
+from router.admission import HEADROOM, patience
 from router.decision import Features
 from router.estimates import Situation
 from router.fleet import Fleet
-from router.traffic import LEAST_LEFT, Flow
+from router.health import Shut
+from router.traffic import LEAST_LEFT, TELLING, UNPROVEN, Flow
 
 if TYPE_CHECKING:
     from router.core import Core
     from router.prefixes import Prompt
 
-__all__ = ["situation_of"]
+__all__ = ["is_silent", "situation_of"]
 
 #: Seconds that a full queue has room after, at the least.
 SOON = 0.05
@@ -69,22 +73,46 @@ class _Told:
         return wait if flow is None or ours < slots else wait + flow.seat_in(slots, self._now, slow)
 
 
-def situation_of(core: Core, fleet: Fleet, features: Features, prompt: Prompt | None = None) -> Situation:
-    """How things stand for a request; with its prompt, what of it each model has cached, too."""
+def situation_of(
+    core: Core,
+    fleet: Fleet,
+    features: Features,
+    prompt: Prompt | None = None,
+    *,
+    deadline: float | None = None,
+) -> Situation:
+    """How things stand for a request; with its prompt, what of it each model has cached, too.
+
+    `deadline`: the seconds that it has; None: as long as a router waits by itself.
+    """
     now, flows = core.now(), core.traffic.flows
     core.fade(fleet, now)
     told = _Told(fleet, now)
+    horizon = core.config.recovery.attempt_timeout if deadline is None else deadline
+    silent: dict[int, str] = {}
     for name in tuple(flows):
         flow, busy = flows.get(name), fleet.place.get(name)
         if flow is not None and busy is not None:
-            told.slowdowns[busy] = fleet.learned.slowdown(busy, flow.count)
+            limiter = core.limiters.get(name)
+            company = flow.count if limiter is None else max(flow.count - limiter.waiting, 0)
+            told.slowdowns[busy] = fleet.learned.slowdown(busy, company)
+            if not fleet.profiles[busy].local:  # an engine knows its own queue
+                excess = core.pressure.excess(name, company, horizon)
+                if excess:
+                    told.full[busy] = excess
+            if is_silent(fleet, busy, flow, now):
+                silent[busy] = f"health: silent, {flow.unanswered} calls unanswered"
     for place in fleet.asked:
         adapter = fleet.loaded_adapter(place)
         said = adapter.load() if adapter is not None else None
         told.take(place, said, flows.get(fleet.names[place]))
         if said is not None and not said.resident:
             core.emptied(fleet, place)
-    limits = _limits(core, fleet, features, now, told.waits)
+    limits = _limits(core, fleet, features, now, told)
+    for place, wait in limits.items():
+        latest = horizon if deadline is None else horizon - HEADROOM * fleet.learned.service[place]
+        if wait > patience(math.inf if deadline is None else deadline, latest):
+            told.full[place] = wait
     shut = core.health.shut(now)
     return Situation(
         at=now,
@@ -93,25 +121,49 @@ def situation_of(core: Core, fleet: Fleet, features: Features, prompt: Prompt | 
         limits=limits,
         slowdowns=told.slowdowns,
         cached=_cached(core, fleet, prompt, now),
-        shut={fleet.place[name]: why for name, why in shut.items() if name in fleet.place},
+        shut={fleet.place[name]: one.reason for name, one in shut.items() if name in fleet.place},
+        soft=_places(fleet, shut, lambda one: one.soft),
+        ripe=_places(fleet, shut, lambda one: one.ripe),
+        silent=silent,
         full=told.full,
         budget_left=_budget_left(core, fleet, features.task),
     )
 
 
-def _limits(
-    core: Core, fleet: Fleet, features: Features, now: float, waits: dict[int, float]
-) -> dict[int, float]:
-    """Seconds until rate limits let a request go; they add to the waits."""
+def is_silent(fleet: Fleet, place: int, flow: Flow, now: float) -> bool:
+    """Whether a model that is being asked looks like one that never answers.
+
+    One that has not answered yet, ever, is not given any number of calls before it does. That cannot be said
+    of one on this machine: it is slow when many come at once, and fails loudly.
+    """
+    if flow.silence(now) >= TELLING:
+        return True
+    return (
+        flow.unanswered >= UNPROVEN
+        and not fleet.learned.samples[place]
+        and not fleet.profiles[place].local
+        and flow.heard_at == -math.inf
+    )
+
+
+def _places(fleet: Fleet, shut: Mapping[str, Shut], holds: Callable[[Shut], bool]) -> frozenset[int]:
+    if not shut:
+        return frozenset()
+    return frozenset(fleet.place[name] for name, one in shut.items() if holds(one) and name in fleet.place)
+
+
+def _limits(core: Core, fleet: Fleet, features: Features, now: float, told: _Told) -> dict[int, float]:
+    """Seconds until limits let a request go, behind all who wait for them; they add to the waits."""
     limits: dict[int, float] = {}
+    answer = features.max_output_tokens or features.expected_output_tokens
+    tokens = features.prompt_tokens + answer * features.choices
     for name, limiter in core.limiters.items():
         if name in fleet.place:
             place = fleet.place[name]
-            tokens = features.prompt_tokens + features.expected_output_tokens
-            wait = limiter.wait(tokens, now, fleet.learned.service[place])
+            wait = limiter.wait(tokens, now)
             if wait:
                 limits[place] = wait
-                waits[place] = waits.get(place, 0.0) + wait
+                told.waits[place] = told.waits.get(place, 0.0) + wait
     return limits
 
 

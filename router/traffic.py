@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import math
 import threading
+from itertools import islice
+
+from router.learning.lognormal import surprise
 
 __all__ = ["Flow", "Ticket", "Traffic"]
 
@@ -16,6 +19,18 @@ __all__ = ["Flow", "Ticket", "Traffic"]
 LEAST_LEFT = 0.05
 #: Seconds of work that one attempt is taken for at most: nothing infinite enters the sums.
 MOST_WORK = 1e9
+#: How unlikely the silence of a model must be before it is passed over, as a negative logarithm: one in ten
+#: thousand, of calls that are taken to be independent.
+TELLING = 9.2
+#: Silence for less than this share of what the oldest call was predicted to take tells nothing: usually one
+#: comparison is all that a model costs a decision.
+UNTOLD = 0.5
+#: Calls whose silence is added up at most, the oldest.
+MOST_HEEDED = 24
+#: Calls that a model may leave unanswered at once before it answered any, while another may be asked.
+UNPROVEN = 8
+#: No model is so steady that half again as long is out of the question.
+LEAST_DOUBT = 0.25
 
 
 class Ticket:
@@ -29,15 +44,20 @@ class Ticket:
         passed: The flow's `passed` then.
         shared: Of `work`, the seconds that others under way make longer ...
         slow: ... and how many times as long they were taken to become.
+        due: Seconds from its beginning in which half of such attempts show a first sign of life: a token, or
+            the answer; infinite if nobody knows.
+        doubt: The standard deviation of its logarithm.
     """
 
-    __slots__ = ("ahead", "begun_at", "name", "passed", "shared", "slow", "work")
+    __slots__ = ("ahead", "begun_at", "doubt", "due", "name", "passed", "shared", "slow", "work")
 
     def __init__(self, name: str, work: float, shared: float = 0.0, slow: float = 1.0) -> None:
         self.name = name
         self.work = work
         self.shared = shared
         self.slow = slow
+        self.due = math.inf
+        self.doubt = 1.0
         self.ahead = 0
         self.begun_at: float | None = None
         self.passed = 0.0
@@ -59,13 +79,16 @@ class Flow:
         waiting: Predicted seconds of work of those that have not begun.
         since: When the oldest of an unbroken run of attempts started.
         passed: Seconds that attempts have been at work, of all together.
+        heard_at: When the model showed a sign of life last.
     """
 
-    __slots__ = ("_held", "_moved_at", "_running", "passed", "since", "waiting")
+    __slots__ = ("_held", "_moved_at", "_running", "_silent", "heard_at", "passed", "since", "waiting")
 
     def __init__(self, now: float) -> None:
         self._running: dict[Ticket, None] = {}
         self._held: set[Ticket] = set()  # those that have not begun
+        self._silent: dict[Ticket, None] = {}  # those that have, and showed nothing; the oldest first
+        self.heard_at = -math.inf
         self.waiting = 0.0
         self.since = self._moved_at = now
         self.passed = 0.0
@@ -110,8 +133,35 @@ class Flow:
         if ticket in self._held:
             self._move(now)
             ticket.begun_at, ticket.ahead, ticket.passed = now, len(self._running), self.passed
-            self._running[ticket] = None
+            self._running[ticket] = self._silent[ticket] = None
             self._let_go(ticket)
+
+    def hear(self, ticket: Ticket, now: float) -> None:
+        """An attempt shows a sign of life. Whatever it began with before is no silence any more."""
+        if ticket in self._running:
+            self._silent.pop(ticket, None)
+            self.heard_at = max(self.heard_at, now)
+
+    def silence(self, now: float) -> float:
+        """How unlikely it is that nothing was heard for so long: a negative logarithm, 0 for nothing unusual.
+
+        From before the last sign of life nothing counts: who answers others is only busy with these. The rest
+        adds up over the calls, so that many that are a little late tell as much as one that is very late.
+        """
+        told = 0.0
+        for ticket in islice(tuple(self._silent), MOST_HEEDED):
+            silent = now - max(self.heard_at, ticket.begun_at or 0.0)
+            if silent < UNTOLD * ticket.due:
+                break
+            told += surprise(silent / ticket.due, ticket.doubt)
+            if told >= TELLING:
+                break
+        return told
+
+    @property
+    def unanswered(self) -> int:
+        """How many have begun and shown nothing yet."""
+        return len(self._silent)
 
     def company(self, ticket: Ticket, now: float) -> float:
         """How many others the backend was at work on, on average, since it began with an attempt."""
@@ -133,6 +183,7 @@ class Flow:
             self._let_go(ticket)
         else:
             self._running.pop(ticket, None)
+            self._silent.pop(ticket, None)
 
     def _let_go(self, ticket: Ticket) -> None:
         self._held.remove(ticket)
@@ -151,7 +202,17 @@ class Traffic:
         self.flows: dict[str, Flow] = {}
         self._lock = threading.Lock()
 
-    def start(self, name: str, work: float, now: float, *, shared: float = 0.0, slow: float = 1.0) -> Ticket:
+    def start(
+        self,
+        name: str,
+        work: float,
+        now: float,
+        *,
+        shared: float = 0.0,
+        slow: float = 1.0,
+        due: float = math.inf,
+        doubt: float = 1.0,
+    ) -> Ticket:
         """An attempt starts that is predicted to take `work` seconds once begun; see `Ticket`."""
         with self._lock:
             flow = self.flows.get(name)
@@ -159,6 +220,8 @@ class Traffic:
                 flow = self.flows[name] = Flow(now)
             work = min(max(0.0, work), MOST_WORK)  # in this order a NaN is nothing
             ticket = Ticket(name, work, min(max(0.0, shared), work), max(slow, 1.0))
+            if due > 0.0:  # not a NaN
+                ticket.due, ticket.doubt = due, max(LEAST_DOUBT, doubt)
             flow.enter(ticket)
             return ticket
 
@@ -179,15 +242,25 @@ class Traffic:
             flow = self.flows.get(ticket.name)
             return 0.0 if flow is None else flow.company(ticket, now)
 
-    def end(self, ticket: Ticket, now: float = -math.inf) -> None:
+    def hear(self, ticket: Ticket, now: float) -> None:
+        """An attempt shows a sign of life: its first token, an answer, a refusal."""
+        with self._lock:
+            flow = self.flows.get(ticket.name)
+            if flow is not None:
+                flow.hear(ticket, now)
+
+    def end(self, ticket: Ticket, now: float = -math.inf, *, heard: bool = False) -> None:
         """An attempt is over. Told twice, or to a router that knows nothing of it, it changes nothing.
 
-        `now` may be left out where nobody asks for the company of others.
+        `now` may be left out where nobody asks for the company of others. `heard`: it was the backend that
+        ended it.
         """
         with self._lock:
             flow = self.flows.get(ticket.name)
             if flow is None:
                 return
+            if heard:
+                flow.hear(ticket, now)
             flow.leave(ticket, now)
             if not flow.count:
                 del self.flows[ticket.name]

@@ -126,7 +126,8 @@ class Checker:
             one = self.begun[action.attempt]
             limit = self.plan.ttft_timeout if self.plan.stream else self.plan.attempt_timeout
             assert one.begun_at is not None, "an attempt that did not begin cannot be late"
-            assert self.now >= one.begun_at + limit
+            overdue = self.plan.overdue(one.candidate, self.plan.deadline - one.begun_at)
+            assert self.now >= one.begun_at + min(limit, overdue)
             self.failed(action.attempt, action.error)
 
     def failed(self, attempt: int, error: ModelError) -> None:

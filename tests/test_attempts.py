@@ -232,6 +232,68 @@ class TestTimeouts:
         assert machine.finished(0, 5.1) == [Succeed(0)]
 
 
+class TestOverdue:
+    """Given up before its time-out: late, without a sign of life, and with somebody else to ask."""
+
+    late = staticmethod(lambda *_: 2.0)
+
+    def test_a_silent_model_is_given_up_for_another(self) -> None:
+        check = run(plan(2, overdue=self.late, silent=lambda *_: True), [[Silence(load=5.0)], [Answer()]])
+        assert starts(check) == [(0, 0.0), (1, 7.0)]
+        (cause,) = check.machine.causes
+        assert isinstance(cause, ModelTimeoutError)
+        assert cause.timeout == 2.0
+
+    def test_one_that_answers_others_is_only_long(self) -> None:
+        check = run(plan(2, overdue=self.late, silent=lambda *_: False), [[Answer(after=60.0)], [Answer()]])
+        assert starts(check) == [(0, 0.0)]
+        assert check.outcomes == [Succeed(0)]
+
+    def test_with_nobody_else_to_ask_it_is_waited_for(self) -> None:
+        silent: dict[str, object] = {"overdue": self.late, "silent": lambda *_: True}
+        assert run(plan(1, most=None, **silent), [[Answer(after=60.0)]]).outcomes == [Succeed(0)]
+        check = run(plan(2, most=None, **silent), [[Failure(http(401))], [Answer(after=60.0)]])
+        assert check.outcomes == [Succeed(1)]
+
+    def test_it_is_looked_at_again_and_only_what_came_since_counts(self) -> None:
+        asked: list[float] = []
+
+        def silent(_candidate: int, since: float) -> bool:
+            asked.append(since)
+            return since >= 2.0
+
+        check = run(plan(2, overdue=self.late, silent=silent), [[Silence()], [Answer()]])
+        assert asked == [0.0, 2.0]
+        assert starts(check) == [(0, 0.0), (1, 4.0)]
+
+
+class TestOutage:
+    def test_taking_over_by_a_doubtful_model_is_paid_for(self) -> None:
+        world: list[list[Behaviour]] = [[Failure(http(401))], [Failure(http(401))], [Answer()]]
+        purse = Purse(0)
+        check = run(plan(3, doubtful=lambda place: place == 1, may_retry=purse), world)
+        assert [one.candidate for one in check.begun] == [0, 2]
+        purse = Purse(1)
+        check = run(plan(3, doubtful=lambda place: place == 1, may_retry=purse), world)
+        assert [one.candidate for one in check.begun] == [0, 1, 2]
+        assert purse.paid == 1
+
+    def test_the_first_that_is_asked_may_be_doubtful(self) -> None:
+        check = run(plan(1, doubtful=lambda _: True, may_retry=Purse(0)), [[Answer()]])
+        assert check.outcomes == [Succeed(0)]
+
+    def test_a_doubtful_model_that_a_limit_refuses_is_paid_for_once(self) -> None:
+        purse = Purse()
+        world: list[list[Behaviour]] = [[Failure(http(401))], [Refusal(1.0), Refusal(1.0), Answer()]]
+        check = run(plan(2, doubtful=lambda _: True, may_retry=purse), world)
+        assert isinstance(check.outcomes[0], Succeed)
+        assert purse.paid == 1
+
+    def test_nobody_waits_for_a_model_that_will_not_be_let_in(self) -> None:
+        check = run(plan(1, shut=lambda *_: True), [[Failure(http(500), 0.0), Answer()]])
+        assert (check.now, ending(check)) == (0.0, Ending.FAILED)
+
+
 class TestDeadline:
     def test_it_ends_even_what_never_began(self) -> None:
         check = run(plan(2, deadline=4.0), [[Silence(load=math.inf)], [Answer()]])
@@ -346,6 +408,8 @@ PLANS = st.fixed_dictionaries(
         "attempt_timeout": st.sampled_from([0.5, 4.0, 30.0]),
         "ttft_timeout": st.sampled_from([0.5, 4.0, 30.0]),
         "hedge_after": st.sampled_from([(), (1.0,) * 4, (0.0, 3.0, 3.0, 0.5)]),
+        "overdue": st.sampled_from([lambda *_: math.inf, lambda *_: 2.0]),
+        "silent": st.sampled_from([lambda *_: True, lambda *_: False]),
         "wait": st.sampled_from(
             [
                 lambda _attempts, error: judge(error).retry_after or 0.0,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import math
+import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 import router
 from router.backoff import FIRST_WAIT, LONGEST_WAIT, Backoff
@@ -23,6 +25,8 @@ from router.errors import (
 )
 from router.failures import BAD_TEMPLATE, CRASHED, LONG_COOLDOWN, MOST_COOLDOWN, judge
 from router.health import Health, RetryBudget
+from router.health.breaker import SHRINKS_AFTER, SLOW, USUAL_AFTER
+from router.health.window import WINDOW, Window, exceeds
 
 DOWN = ModelConnectionError("reset", model="m")
 
@@ -37,6 +41,11 @@ def failing(at: float = 0.0, *, threshold: int = 3, cooldown: float = 10.0) -> H
     for _ in range(threshold):
         health.failed("m", DOWN, at)
     return health
+
+
+def time_shut(health: Health, now: float) -> float:
+    """Seconds for which "m" is left alone from now on, to a tenth."""
+    return next(tenth / 10 for tenth in range(100_000) if not is_shut(health, now + tenth / 10))
 
 
 def is_shut(health: Health, now: float, name: str = "m") -> bool:
@@ -96,6 +105,11 @@ class TestJudging:
         assert (verdict.heals, verdict.blames_model, verdict.shut_for) == (False, True, None)
         assert not judge(http(400, code=BAD_TEMPLATE)).blames_model  # it refused these messages
 
+    @pytest.mark.parametrize("status", [429, 503, 529])
+    def test_a_wait_that_holds_for_everybody_shuts_for_as_long(self, status: int) -> None:
+        assert judge(http(status, retry_after=7.0)).shut_for == 7.0
+        assert judge(http(500, retry_after=7.0)).shut_for is None
+
     @pytest.mark.parametrize("nonsense", [None, 0.0, -5.0, math.nan, -math.inf])
     def test_no_wait_or_a_senseless_one_asks_for_nothing(self, nonsense: float | None) -> None:
         verdict = judge(http(429, retry_after=nonsense))
@@ -127,7 +141,9 @@ class TestBreaker:
         assert health.last_error("m") is DOWN
 
     def test_it_says_why_and_for_how_long(self) -> None:
-        assert failing().shut(4.0) == {"m": "health: failing (ModelConnectionError), left alone for 6.0 s"}
+        assert failing().shut(4.0)["m"].reason == (
+            "health: failing (ModelConnectionError), left alone for 6.0 s"
+        )
 
     def test_a_success_in_between_begins_the_count_anew(self) -> None:
         health = Health(3, 10.0)
@@ -213,7 +229,7 @@ class TestHalfOpen:
         health = failing()
         assert not is_shut(health, 10.0)
         assert health.starts("m", 10.0)
-        assert "one request probes it now" in health.shut(10.0)["m"]
+        assert "one request probes it now" in health.shut(10.0)["m"].reason
 
     def test_of_many_that_chose_it_at_the_same_moment_one_is_the_probe(self) -> None:
         health = failing()
@@ -227,12 +243,59 @@ class TestHalfOpen:
         health.failed("m", DOWN, 11.0)
         assert health.shut(11.0) == {}, "and the count begins anew"
 
-    def test_a_failed_probe_opens_it_again(self) -> None:
+    def test_a_failed_probe_opens_it_again_for_twice_as_long(self) -> None:
         health = failing()
         health.starts("m", 10.0)
         health.failed("m", DOWN, 12.0)
-        assert is_shut(health, 21.9)
-        assert not is_shut(health, 22.0)
+        assert is_shut(health, 31.9)
+        assert not is_shut(health, 32.0)
+
+    def test_a_cooldown_grows_up_to_a_bound_and_shrinks_with_answers(self) -> None:
+        health, now = failing(), 0.0
+        waits = []
+        for _ in range(8):
+            wait = time_shut(health, now)
+            waits.append(wait)
+            now += wait
+            health.starts("m", now)
+            health.failed("m", DOWN, now)
+        assert waits == [10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 320.0, 320.0]
+        now += 320.0
+        for _ in range(6 * SHRINKS_AFTER):
+            health.succeeded("m", now)
+        for _ in range(3):
+            health.failed("m", DOWN, now)
+        assert time_shut(health, now) == 10.0
+
+    def test_one_that_was_hardly_well_is_left_alone_for_longer(self) -> None:
+        health = failing()
+        health.starts("m", 10.0)
+        for _ in range(5):
+            health.succeeded("m", 10.0)
+        for _ in range(3):
+            health.failed("m", DOWN, 11.0)
+        assert time_shut(health, 11.0) == 20.0
+
+    def test_while_nobody_else_is_left_it_may_be_probed_after_the_first_cooldown(self) -> None:
+        health = failing()
+        health.starts("m", 10.0)
+        health.failed("m", DOWN, 10.0)
+        assert not health.shut(19.9)["m"].ripe
+        assert health.shut(20.0)["m"].ripe
+        assert not health.starts("m", 20.0), "whoever has a choice takes another"
+        assert [health.starts("m", 20.0, despite=True) for _ in range(3)] == [True, False, False]
+        health.failed("m", DOWN, 21.0, began=20.0)
+        assert not health.shut(30.9)["m"].ripe
+
+    def test_what_began_before_it_opened_is_no_probe(self) -> None:
+        health = failing(5.0)
+        health.starts("m", 15.0)
+        health.failed("m", DOWN, 15.5, began=4.0)
+        health.released("m", began=4.0)
+        assert "probes it now" in health.shut(16.0)["m"].reason
+        assert not health.starts("m", 16.0)
+        health.succeeded("m", 17.0)
+        assert health.shut(17.0) == {}
 
     @pytest.mark.parametrize("first", [http(401), http(429, retry_after=5.0)], ids=str)
     def test_a_failed_probe_opens_it_again_even_below_the_threshold(self, first: ModelError) -> None:
@@ -299,6 +362,226 @@ class TestHalfOpen:
         assert health.shut(later) == {}
 
 
+class TestShares:
+    def test_a_model_that_fails_too_often_is_shut_though_never_in_a_row(self) -> None:
+        health, now = Health(3, 10.0), 0.0
+        for call in range(60):
+            now += 0.1
+            if call % 3:
+                health.succeeded("m", now)
+            else:
+                health.failed("m", DOWN, now)
+            if is_shut(health, now):
+                break
+        shut = health.shut(now)["m"]
+        assert "calls failed" in shut.reason
+        assert shut.soft
+        assert call < 45
+
+    def test_what_is_long_past_does_not_count(self) -> None:
+        health, now = Health(3, 10.0), 0.0
+        for call in range(60):
+            now += WINDOW / 8
+            if call % 3:
+                health.succeeded("m", now)
+            else:
+                health.failed("m", DOWN, now)
+        assert health.shut(now) == {}
+
+    def test_answers_that_take_very_long_shut_a_model(self) -> None:
+        health, now = Health(3, 10.0), 0.0
+        for _ in range(40):
+            now += 0.1
+            health.succeeded("m", now, factor=2.0)
+        assert health.shut(now) == {}
+        for _ in range(100):
+            now += 0.1
+            health.succeeded("m", now, factor=2.0 * SLOW * 1.5)
+            if is_shut(health, now):
+                break
+        assert "took very long" in health.shut(now)["m"].reason
+        assert health.shut(now)["m"].soft
+
+    def test_a_slow_probe_is_a_failed_one(self) -> None:
+        health, now = Health(3, 10.0), 0.0
+        for _ in range(USUAL_AFTER):
+            health.succeeded("m", now, factor=1.0)
+        for _ in range(3):
+            health.failed("m", DOWN, now)
+        assert health.starts("m", 10.0)
+        health.succeeded("m", 15.0, factor=SLOW * 2)
+        assert is_shut(health, 24.9)
+
+    def test_a_model_whose_profile_is_wrong_is_not_slow(self) -> None:
+        health, now = Health(3, 10.0), 0.0
+        for _ in range(200):
+            now += 0.1
+            health.succeeded("m", now, factor=50.0)
+        assert health.shut(now) == {}
+
+    def test_a_model_that_stays_slow_becomes_a_slow_model(self) -> None:
+        health, now = Health(3, 10.0), 0.0
+        for _ in range(50):
+            now += 0.1
+            health.succeeded("m", now, factor=1.0)
+        shut = 0
+        for _ in range(3600):
+            now += 1.0
+            if is_shut(health, now):
+                shut += 1
+            elif health.starts("m", now):
+                health.succeeded("m", now, factor=20.0)
+        assert 0 < shut < 3600
+        assert not is_shut(health, now)
+
+    @pytest.mark.parametrize("factor", [math.nan, math.inf, 0.0, -1.0])
+    def test_senseless_times_are_no_times(self, factor: float) -> None:
+        health = Health(3, 10.0)
+        for _ in range(100):
+            health.succeeded("m", 0.0, factor=factor)
+        assert health.shut(0.0) == {}
+
+    def test_a_streak_of_a_model_that_fails_often_is_no_proof_that_it_is_dead(self) -> None:
+        health, now = Health(3, 10.0), 0.0
+        for call in range(9):
+            (health.failed if call % 3 == 0 else lambda *_: None)("m", DOWN, now)
+            if call % 3:
+                health.succeeded("m", now)
+        for _ in range(3):
+            health.failed("m", DOWN, now)
+        assert health.shut(now)["m"].soft
+        for _ in range(12):
+            health.failed("m", DOWN, now)
+        assert not health.shut(now)["m"].soft
+
+    def test_a_streak_of_a_model_that_never_fails_is_one(self) -> None:
+        health = Health(3, 10.0)
+        for _ in range(30):
+            health.succeeded("m", 0.0)
+        for _ in range(3):
+            health.failed("m", DOWN, 0.0)
+        assert not health.shut(0.0)["m"].soft
+
+    @settings(max_examples=30, deadline=None)
+    @given(st.integers(0, 10**6))
+    def test_noise_of_two_in_a_hundred_shuts_nobody(self, seed: int) -> None:
+        chance, health, now = random.Random(seed), Health(3, 10.0), 0.0
+        for _ in range(2000):
+            now += 1 / 60
+            if chance.random() < 0.02:
+                health.failed("m", DOWN, now)
+            else:
+                health.succeeded("m", now, factor=chance.lognormvariate(0.0, 0.5))
+            shut = health.shut(now).get("m")
+            # Three in a row happen by chance once in 125,000 calls; they count as chance, too.
+            assert shut is None or "calls failed" not in shut.reason
+
+
+class TestWindow:
+    @given(
+        st.lists(st.tuples(st.floats(0, 40), st.booleans(), st.booleans()), max_size=80), st.floats(0, 100)
+    )
+    def test_it_counts_what_is_young_and_nothing_that_is_old(
+        self, calls: list[tuple[float, bool, bool]], rest: float
+    ) -> None:
+        window, now, seen = Window(), 0.0, []
+        for step, failed, slow in calls:
+            now += step
+            window.add(now, failed=failed, slow=slow)
+            seen.append((now, failed, slow))
+        now += rest
+        window.forget(now)
+        surely = [one for one in seen if one[0] > now - WINDOW * 5 / 6]
+        maybe = [one for one in seen if one[0] > now - WINDOW - 1e-6]
+        assert len(surely) <= window.calls <= len(maybe)
+        assert sum(one[1] for one in surely) <= window.failures <= sum(one[1] for one in maybe)
+        assert sum(one[2] for one in surely) <= window.slow <= sum(one[2] for one in maybe)
+
+    @given(st.integers(1, 500), st.integers(0, 500), st.floats(0.01, 0.9))
+    def test_a_share_must_be_above_what_is_tolerated_and_more_of_them_prove_more(
+        self, calls: int, bad: int, tolerated: float
+    ) -> None:
+        bad = min(bad, calls)
+        if exceeds(bad, calls, tolerated):
+            assert bad / calls > tolerated
+            assert exceeds(10 * bad, 10 * calls, tolerated)
+        assert not exceeds(0, calls, tolerated)
+
+
+class AnyHealth(RuleBasedStateMachine):
+    """Attempts of one model in any order: what a breaker promises, whatever happens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.health, self.now = Health(3, 10.0), 0.0
+        self.running: list[float] = []
+        self.probe: float | None = None
+        self.told_until = -math.inf
+
+    @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 5.0, 9.0, 11.0, 60.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        if self.probe is not None and self.now >= self.probe + 10.0:
+            self.probe = None  # it may be lost: another may go
+
+    @rule(despite=st.booleans())
+    def one_starts(self, despite: bool) -> None:
+        shut = self.health.shut(self.now).get("m")
+        may = self.health.starts("m", self.now, despite=despite)
+        assert may == (shut is None or (despite and (shut.soft or shut.ripe)))
+        if not may:
+            return
+        self.running.append(self.now)
+        after = self.health.shut(self.now).get("m")
+        if after is not None and not after.soft:
+            assert self.probe is None, "two probes at once"
+            self.probe = self.now
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def one_is_answered(self, data: st.DataObject) -> None:
+        self._over(data)
+        self.health.succeeded("m", self.now)
+        self.probe = None
+        assert (self.health.shut(self.now) == {}) == (self.now >= self.told_until)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), error=st.sampled_from([DOWN, http(401), http(429, retry_after=7.0)]))
+    def one_fails(self, data: st.DataObject, error: ModelError) -> None:
+        began = self._over(data)
+        self.health.failed("m", error, self.now, began=began)
+        asked = judge(error).shut_for
+        if asked is not None:
+            self.told_until = max(self.told_until, self.now + asked)
+            assert is_shut(self.health, self.told_until - 0.01), "the later time is kept"
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def one_is_cancelled(self, data: st.DataObject) -> None:
+        self.health.released("m", began=self._over(data))
+
+    def _over(self, data: st.DataObject) -> float:
+        began = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
+        if began == self.probe:
+            self.probe = None
+        return began
+
+    @invariant()
+    def what_it_was_told_holds(self) -> None:
+        if self.now < self.told_until:
+            shut = self.health.shut(self.now)["m"]
+            assert not shut.soft
+            assert not shut.ripe
+
+    @invariant()
+    def it_is_never_shut_for_ever(self) -> None:
+        assert not is_shut(self.health, max(self.now + 320.0, self.told_until) + 10.1)
+
+
+TestAnyHealth = AnyHealth.TestCase
+TestAnyHealth.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
 class TestRetryBudget:
     def test_a_quiet_app_has_a_reserve(self) -> None:
         budget = RetryBudget(0.1)
@@ -325,6 +608,19 @@ class TestRetryBudget:
         for _ in range(10_000):
             budget.deposit()
         assert sum(budget.withdraw() for _ in range(10_000)) == RetryBudget.MOST
+
+    def test_an_outage_empties_it_once_however_long_it_lasts(self) -> None:
+        budget = RetryBudget(0.1)
+        for _ in range(10_000):
+            budget.deposit()
+        retries = sum(budget.withdraw() for _ in range(1000))
+        assert retries <= 100, "at most 1.1 attempts for each of a thousand requests"
+        assert not budget.withdraw(), "what is not answered fills nothing"
+        answers = 0
+        while not budget.withdraw():
+            budget.deposit()
+            answers += 1
+        assert answers <= 11, "after it, retries come back with the answers"
 
     @given(share=st.floats(0, 1), events=st.lists(st.booleans(), max_size=300))
     def test_it_never_gives_more_than_was_put_in(self, share: float, events: list[bool]) -> None:

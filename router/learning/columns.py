@@ -184,6 +184,24 @@ class Columns:
             self._note(place)
             self._learn_pace(place, sample, tokens_in, expected[0], expected, finished=False)
 
+    def factor(self, place: int, sample: Sample) -> float:
+        """How many times as long an answer took as the model's profile says, for its length and company.
+
+        Other than a prediction, it does not follow the model: so it tells a slow spell from what is usual.
+        """
+        speeds = speeds_of(self._profiles[place].speed)
+        tokens_in = max((sample.prompt_tokens or sample.counted_tokens) - sample.cached_tokens, 0)
+        slow_first, slow = sample.slowed_by(lambda calls: self.slowdown(place, calls))
+        first = speeds.first(tokens_in) * slow_first
+        if sample.ttft is not None:
+            return sample.ttft / first
+        expected = (
+            self.forecasts.outputs(sample.task).mean[place]
+            if sample.completion_tokens is None
+            else max(sample.completion_tokens / max(sample.choices, 1), 1.0)
+        )
+        return sample.duration / (first + expected * speeds.per_out * slow)
+
     def refresh(self, now: float) -> None:
         """Lets what was learned long ago fade, a few models at a time."""
         seen = self._seen

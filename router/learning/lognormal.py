@@ -11,7 +11,7 @@ import math
 from functools import lru_cache
 from statistics import NormalDist
 
-__all__ = ["above", "below", "capped", "capped_spread", "quantile", "sum_quantile", "z_of"]
+__all__ = ["above", "below", "capped", "capped_spread", "quantile", "sum_quantile", "surprise", "z_of"]
 
 _ROOT_2 = math.sqrt(2.0)
 _ROOT_2_PI = math.sqrt(2.0 * math.pi)
@@ -32,6 +32,14 @@ def z_of(probability: float) -> float:
 def below(z: float) -> float:
     """P(Z ≤ z) of a standard normal Z."""
     return 0.5 * math.erfc(-z / _ROOT_2)
+
+
+def surprise(ratio: float, spread: float) -> float:
+    """-log P(X ≥ ratio × median) of a log-normal X: how unlikely it is that it takes as long, or longer."""
+    if ratio <= 0.0:
+        return 0.0
+    z = min(math.log(ratio) / spread, _FAR) if spread > 0.0 else math.copysign(_FAR, ratio - 1.0)
+    return -math.log(below(-z))
 
 
 def capped(mean: float, spread: float, limit: float) -> float:

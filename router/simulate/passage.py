@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from router.admission import may_go, turned_away
 from router.attempts import Action, AttemptMachine, Cancel, Ending, Fail, Promote, Start, Succeed
 from router.decision import Outcome
 from router.errors import ModelError, ModelTimeoutError
-from router.live import LiveAttempt, begin, book, may_go, see, start
+from router.live import LiveAttempt, begin, book, see, start
 from router.simulate.hosts import Job
 from router.usage import CHARACTERS_PER_TOKEN, Usage
 
@@ -136,7 +137,7 @@ class Passage:
         attempt.error = error
         attempt.outcome = "failed" if error is not None else "cancelled"
         if error is not None:
-            self._world.core.health.failed(error.model, error, self._world.now)
+            self._world.core.health.failed(error.model, error, self._world.now, began=attempt.started_at)
         self._end(attempt)
 
     # --- what the backends tell ---
@@ -175,7 +176,8 @@ class Passage:
         """As `Told`."""
         core, attempt = self._world.core, self.attempts[job.number]
         attempt.error, attempt.ended_at = error, self._world.now
-        core.health.failed(error.model, error, attempt.ended_at)
+        core.health.failed(error.model, error, attempt.ended_at, began=attempt.started_at)
+        turned_away(core, attempt, error)
         if attempt is self.winner:
             self.ending = "interrupted"
             self._finish(attempt, "failed")

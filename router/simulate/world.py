@@ -13,7 +13,13 @@ from dataclasses import replace
 from router.config import Policy, Recovery, RouterConfig
 from router.core import Core
 from router.deciding import decide, features_of, rules_of
-from router.errors import AllModelsFailedError, ConfigurationError, NoEligibleModelError, shown
+from router.errors import (
+    AllModelsFailedError,
+    ConfigurationError,
+    NoEligibleModelError,
+    OverloadedError,
+    shown,
+)
 from router.exploring import explore
 from router.fleet import tells_load
 from router.routing import Routing
@@ -168,7 +174,7 @@ class World:
         )
         try:
             routing = decide(self.core, kind.request, options, rules, features, prompt=demand.prompt)
-        except (NoEligibleModelError, AllModelsFailedError) as error:
+        except (NoEligibleModelError, AllModelsFailedError, OverloadedError) as error:
             reason = "not eligible" if isinstance(error, NoEligibleModelError) else "shut"
             self.tally.refused(demand, reason, self.now)
             return

@@ -29,7 +29,8 @@ class Step(Declared):
     """What one call does.
 
     Attributes:
-        text: The answer; in a stream, one chunk per word.
+        text: The answer; in a stream, one chunk per word. One that goes on with an answer that another model
+            began is what follows that beginning, if the text begins with it, else the whole text.
         error: Raised instead of answering; in a stream, after `breaks_after` chunks.
         ttft: Seconds before the first token.
         per_token: Seconds between tokens of a stream; an answer in one piece takes as long in all.
@@ -41,6 +42,7 @@ class Step(Declared):
         usage: Whether usage is reported at all.
         breaks_after: Chunks of a stream after which `error` is raised; 0: before the first.
         hangs: Never answers.
+        stalls_after: Chunks of a stream after which nothing comes any more; None: it does not stall.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
@@ -57,6 +59,7 @@ class Step(Declared):
     usage: bool = True
     breaks_after: int = 0
     hangs: bool = False
+    stalls_after: int | None = Field(default=None, ge=0)
 
     @property
     def words(self) -> list[str]:
@@ -70,6 +73,7 @@ class Record:
     """What a scripted model was asked; calls are named by their number."""
 
     asked: list[ChatRequest] = field(default_factory=list)
+    prefixes: list[str] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
     running: list[int] = field(default_factory=list)
 
@@ -97,6 +101,7 @@ class ScriptedModel(Model):
         rpm: Requests per minute that it allows.
         tpm: Tokens per minute that it allows.
         max_concurrency: Requests at once that it allows.
+        continues: Whether it goes on with an answer that another model began.
     """
 
     adapter: ClassVar[str] = "scripted"
@@ -113,6 +118,7 @@ class ScriptedModel(Model):
     rpm: Count | None = None
     tpm: Count | None = None
     max_concurrency: Count | None = None
+    continues: bool = True
     _record: Record = PrivateAttr(default_factory=Record)
 
     if TYPE_CHECKING:  # what may be passed; pydantic turns it into what is declared above
@@ -132,6 +138,7 @@ class ScriptedModel(Model):
             rpm: int | None = None,
             tpm: int | None = None,
             max_concurrency: int | None = None,
+            continues: bool = True,
             quality: float | Mapping[str, float] | None = None,
             capabilities: Collection[str] | None = None,
             languages: Collection[str] | None = None,
@@ -147,6 +154,11 @@ class ScriptedModel(Model):
     def asked(self) -> list[ChatRequest]:
         """Every request that reached it, in order."""
         return self._record.asked
+
+    @property
+    def prefixes(self) -> list[str]:
+        """The beginnings that it was to go on with, for each of `asked`; empty where there was none."""
+        return self._record.prefixes
 
     @property
     def cancelled(self) -> int:
@@ -177,6 +189,7 @@ class ScriptedModel(Model):
             rpm=self.rpm,
             tpm=self.tpm,
             max_concurrency=self.max_concurrency,
+            continues=self.continues,
         )
 
 
@@ -193,11 +206,16 @@ class ScriptedAdapter:
         with self._lock:
             number, self._calls = self._calls, self._calls + 1
             self._model.record.asked.append(call.request)
+            self._model.record.prefixes.append(call.prefix)
             self._model.record.running.append(number)
         scripted = self._model.script[min(number, len(self._model.script) - 1)]
-        if isinstance(scripted, Step):
-            return number, scripted
-        return number, Step(text=scripted) if isinstance(scripted, str) else Step(error=scripted)
+        if isinstance(scripted, str):
+            scripted = Step(text=scripted)
+        elif not isinstance(scripted, Step):
+            scripted = Step(error=scripted)
+        if call.prefix and scripted.text.startswith(call.prefix):
+            scripted = scripted.model_copy(update={"text": scripted.text[len(call.prefix) :]})
+        return number, scripted
 
     async def _wait(self, call: Call, step: Step) -> None:
         if not self._loaded:
@@ -238,6 +256,8 @@ class ScriptedAdapter:
                 error = self._error(step)
                 if error is not None and place >= step.breaks_after:
                     raise error
+                if place == step.stalls_after:
+                    await asyncio.Event().wait()
                 if place:
                     await asyncio.sleep(step.per_token)
                 yield chunk

@@ -70,16 +70,19 @@ def test_knowing_everything_puts_a_deadline_first() -> None:
     hurried = task(output_sigma=0.5, options=RoutingOptions(deadline=2.0))
     slow, fast = backend("slow", 0.1, 0.1, decode=70.0), backend("fast", 5.0, 5.0, decode=400.0)
     report = simulated(slow, fast, work=workload(hurried, requests=200), chooser="all-knowing")
-    assert report.shares["fast"] == 1.0
+    assert (
+        report.shares["fast"] >= 0.99
+    )  # while nothing is measured, the deadline is shared with the next one
     assert report.in_time == 1.0
 
 
 def test_knowing_everything_is_as_sure_of_a_deadline_as_the_policy_asks() -> None:
     hurried = task(options=RoutingOptions(deadline=1.6))  # in time with a probability of two thirds
+    work = workload(hurried, requests=100)
     hosts = backend("cheap", 0.1, 0.1, noise=0.2), backend("dear", 5.0, 5.0, decode=400.0)
     for confidence, name in ((0.5, "cheap"), (0.95, "dear")):
         policy = Policy(value_of_time=0.0, confidence=confidence, explore=0.0)
-        report = simulated(*hosts, work=workload(hurried), policy=policy, chooser="all-knowing", seed=1)
+        report = simulated(*hosts, work=work, policy=policy, chooser="all-knowing", seed=1)
         assert max(report.shares, key=report.shares.__getitem__) == name
 
 

@@ -146,7 +146,7 @@ def test_what_a_black_hole_swallows_in_the_middle_is_answered_by_another() -> No
     hole = backend("hole", 0.1, 0.1, outages=Outages(kind="silent", at=((31.0, 5.0),)))
     report = simulated(hole, backend("sound"), recovery=Recovery(attempt_timeout=10))
     assert report.answered == report.requests
-    assert report.latency.p99 == pytest.approx(10 + 1.5, rel=0.02)
+    assert report.latency.p99 <= 10 + 1.5, "and given up before its time-out, if it is known well enough"
 
 
 def test_a_stream_that_breaks_is_lost_and_said_to_be() -> None:
