@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from router.errors import ConfigurationError, nearest, shown
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from router.adapter import Adapter, AdapterSettings
+    from router.config import Budget
+    from router.ledger.keeper import Keeper
     from router.models import Model
 
-__all__ = ["AdapterFactory", "load_adapter", "model_from_table"]
+__all__ = ["AdapterFactory", "load_adapter", "load_keeper", "model_from_table"]
 
 AdapterFactory: TypeAlias = "Callable[[Model, AdapterSettings], Adapter]"
 """Builds the adapter of one model. Cheap: what is slow waits for the first request."""
@@ -26,6 +30,9 @@ _BUILT_IN: dict[str, tuple[str, str, str | None]] = {
     "scripted": ("router.testing.scripted", "create", None),
     "simulated": ("router.simulate.standins", "create", None),
 }
+
+#: What keeps budgets and limits for several machines, as above.
+_KEEPER = ("adapters.redis", "create", "redis")
 
 #: kind in a configuration file: (module, class)
 _KINDS: dict[str, tuple[str, str]] = {
@@ -42,6 +49,16 @@ def load_adapter(model: Model, settings: AdapterSettings) -> Adapter:
         ConfigurationError: if there is no such adapter, or its module cannot be imported.
     """
     return _factory(model.adapter)(model, settings)
+
+
+def load_keeper(url: SecretStr, budgets: Sequence[Budget], wall: Callable[[], float]) -> Keeper:
+    """Builds what keeps budgets and limits on a server that several machines share.
+
+    Raises:
+        ConfigurationError: if the URL is none, or what talks to the server is not installed.
+    """
+    factory = _built_in(*_KEEPER)
+    return cast("Keeper", cast("Callable[..., object]", factory)(url, budgets, wall))
 
 
 def model_from_table(table: Mapping[str, object], *, where: str) -> Model:
