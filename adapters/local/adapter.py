@@ -146,7 +146,7 @@ class LocalAdapter:
         if "adapters.local.objects" not in sys.modules:
             await offload(lambda: import_module("adapters.local.objects"))  # openai: half a second
         prompt = await prepared(call.request, asked, facts, self._model, call.prefix)
-        hearing, job = self._job(asked, prompt, _session(call.request))
+        hearing, job = self._job(asked, prompt, call)
         self._engine.submit(job)
         over = False
         try:
@@ -163,7 +163,7 @@ class LocalAdapter:
             if not over:
                 self._engine.cancel(job)
 
-    def _job(self, asked: Plan, prompt: Prompt, session: str | None) -> tuple[Hearing, Job]:
+    def _job(self, asked: Plan, prompt: Prompt, call: Call) -> tuple[Hearing, Job]:
         hearing = Hearing(prompt.reader, lambda: self._engine.cancel(job))
         job = Job(
             prompt=prompt.text,
@@ -175,7 +175,8 @@ class LocalAdapter:
             prelude=prompt.prelude,
             logprobs=asked.logprobs,
             visible=prompt.visible,
-            session=session,
+            session=_session(call.request),
+            private=call.private,
         )
         return hearing, job
 

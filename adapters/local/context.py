@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
 from contextlib import ExitStack
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import llama_cpp.llama_cpp as c
@@ -112,7 +110,13 @@ class NativeContext:
         self._sequences = np.zeros(rows, np.int32)
         self._outputs = np.zeros(rows, np.int8)
         self._ones = np.ones(rows, np.int32)
-        self._steps = self._row_of = np.arange(rows, dtype=np.int32)
+        self._steps = np.arange(rows, dtype=np.int32)
+        #: Where `compute` put each row of `put`; None: nowhere else.
+        self._row_of: list[int] | None = None
+        # Item by item a memoryview is several times as fast as numpy, and answers come one token at a time.
+        self._views = [
+            array.data for array in (self._tokens, self._positions, self._sequences, self._outputs)
+        ]
         at, size = self._sequences.ctypes.data, self._sequences.itemsize
         self._places = np.arange(at, at + rows * size, size, dtype=np.uintp)
         kinds: dict[str, Any] = {field[0]: field[1] for field in c.llama_batch._fields_}
@@ -151,6 +155,10 @@ class NativeContext:
         """
         start = self._count
         end = self._count = start + len(tokens)
+        if end - start == 1:
+            for view, value in zip(self._views, (tokens[0], position, sequence, output), strict=True):
+                view[start] = value
+            return start
         self._tokens[start:end] = tokens
         np.add(self._steps[: end - start], position, out=self._positions[start:end])
         self._sequences[start:end] = sequence
@@ -158,7 +166,7 @@ class NativeContext:
         self._outputs[end - 1] = output
         return end - 1
 
-    def compute(self, cells: Sequence[int] | None = None) -> None:
+    def compute(self, cells: list[int] | None = None) -> None:
         """Computes the step, and empties it for the next one.
 
         Args:
@@ -170,13 +178,14 @@ class NativeContext:
         """
         count = self._batch.n_tokens = self._count
         self._count = 0
-        self._row_of = self._steps
-        if cells is not None and any(one > other for one, other in pairwise(cells)):
+        self._row_of = None
+        if cells is not None and cells != sorted(cells):
             order = np.argsort(np.asarray(cells))
             for array in (self._tokens, self._positions, self._sequences, self._outputs):
                 array[:count] = array[:count][order]
-            self._row_of = np.empty(count, np.int32)
-            self._row_of[order] = self._steps[:count]
+            rows = np.empty(count, np.int32)
+            rows[order] = self._steps[:count]
+            self._row_of = rows.tolist()
         code = int(c.llama_decode(self._context, self._batch))
         if code:
             raise DecodeError(f"llama_decode returned {code}: {take_complaints() or 'no reason given'}")
@@ -188,12 +197,15 @@ class NativeContext:
     def logits(self, row: int) -> np.ndarray[Any, np.dtype[np.single]]:
         """What the last step computed for a row: llama.cpp's own memory, until the next step."""
         return np.ctypeslib.as_array(
-            c.llama_get_logits_ith(self._context, int(self._row_of[row])), shape=(self._model.n_vocab,)
+            c.llama_get_logits_ith(self._context, self._row(row)), shape=(self._model.n_vocab,)
         )
 
     def draw(self, sampler: Sampler, row: int) -> int:
         """The next token after a row of the last step."""
-        return sampler.draw(self._context, int(self._row_of[row]))
+        return sampler.draw(self._context, self._row(row))
+
+    def _row(self, row: int) -> int:
+        return row if self._row_of is None else self._row_of[row]
 
     # The memory
 

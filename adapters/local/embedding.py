@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
@@ -16,6 +17,7 @@ import numpy as np
 
 from adapters.local.files import check_file
 from adapters.local.native import LoadSettings, NativeError, NativeModel, take_complaints
+from adapters.local.residency import RESIDENCY, Tenant, predict
 from adapters.local.threads import THREADS
 from adapters.local.turns import TURN
 from router.errors import ModelConnectionError, ModelLoadError, ModelProtocolError
@@ -40,6 +42,16 @@ _POOLINGS: dict[Pooling, int] = {
 }
 
 
+class _Resident:
+    """Never idle, as far as the books go: whoever made it holds it. Fulfils `residency.Engine`."""
+
+    def idle(self) -> bool:
+        return False
+
+    def leave(self) -> bool:
+        return False
+
+
 class Embedder:
     """One embedding model. Thread-safe: whoever asks while it computes waits. A context manager.
 
@@ -56,7 +68,8 @@ class Embedder:
         threads: Threads to compute with; None: as for other models.
 
     Raises:
-        ModelLoadError: if the file cannot be loaded, or is no embedding model.
+        ModelLoadError: if the file cannot be loaded, is no embedding model, or can never fit into memory.
+        ModelHTTPError: 503, if there is no room, and the models that take it go on serving.
     """
 
     def __init__(
@@ -71,7 +84,8 @@ class Embedder:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._stack = ExitStack()
-        check_file(LocalModel(name="embedder", path=Path(path)))  # some damage makes llama.cpp abort
+        model = LocalModel(name=self._name, path=Path(path), n_ctx=n_ctx)
+        check_file(model)  # some damage makes llama.cpp abort
         settings = LoadSettings(
             path=Path(path),
             n_ctx=n_ctx,
@@ -81,7 +95,9 @@ class Embedder:
             lora=None,
         )
         try:
+            self._move_in(model)
             self._open(settings, pooling)
+            self._place.entered(0.0, None)
         except NativeError as error:
             self._stack.close()
             raise ModelLoadError(f"{path} cannot be loaded: {error}", model=self._name) from error
@@ -89,6 +105,15 @@ class Embedder:
             self._stack.close()
             raise
         self.truncated = 0
+
+    def _move_in(self, model: LocalModel) -> None:
+        """Sets memory aside for it, which idle models may have to leave; it stays until it is closed."""
+        n_ctx = model.n_ctx or MOST_TOKENS
+        need = replace(predict(model.model_copy(update={"n_ctx": n_ctx}), 1), extra=0)
+        self._place = Tenant(RESIDENCY, self._name, _Resident(), None)
+        self._stack.callback(self._place.close)
+        self._place.enter(need, lambda: True)
+        self._stack.callback(self._place.left)
 
     def _open(self, settings: LoadSettings, pooling: Pooling | None) -> None:
         self._model = NativeModel(settings)

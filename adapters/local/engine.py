@@ -151,6 +151,7 @@ class Job:
         visible: Control tokens, by their text, that the listener is told of; all others have no bytes
             (unless there is a grammar, which sees every token's text).
         session: Whom it belongs to: sessions take turns. None is one of them.
+        private: Whether nothing that is computed for it may be written to a disk.
         cancelled: Set by `Engine.cancel`; the engine looks at it before every step.
     """
 
@@ -164,6 +165,7 @@ class Job:
     logprobs: int | None = None
     visible: frozenset[str] = frozenset()
     session: str | None = None
+    private: bool = False
     cancelled: bool = False
 
 

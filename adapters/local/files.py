@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import os
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from adapters.local.native import LoadSettings
 from adapters.local.threads import THREADS
@@ -14,7 +17,12 @@ from router.catalogue.local import MOST_CONTEXT
 from router.errors import ModelLoadError
 from router.models import LocalModel
 
-__all__ = ["advice", "check_file", "check_hash", "load_settings"]
+__all__ = ["FileMark", "advice", "check_file", "check_hash", "check_unchanged", "load_settings"]
+
+FileMark: TypeAlias = tuple[int, int, int, int, int]
+"""Which file it was, and in which state."""
+
+_FIRST_OF_SEVERAL = re.compile(r".+-\d{5}-of-(?!00001)\d{5}\.gguf")
 
 #: More of either than any model has; a header that claims more is damaged.
 _MOST_TENSORS, _MOST_PAIRS = 1_000_000, 1_000_000
@@ -100,21 +108,31 @@ def _repeats_a_token(path: Path) -> bool:
         return len(seen) < tokens
 
 
-def check_hash(model: LocalModel, go_on: Callable[[], bool]) -> None:
+def check_hash(model: LocalModel, go_on: Callable[[], bool]) -> FileMark | None:
     """Compares the file's SHA-256 with the declared one; reads the whole file.
 
     Args:
         model: What was declared.
         go_on: Asked now and then; False ends the work early.
 
+    Returns:
+        What `check_unchanged` takes, since llama.cpp opens the file anew; None if no SHA-256 was declared.
+
     Raises:
-        ModelLoadError: if they differ.
+        ModelLoadError: if they differ, or if the file is the first of several.
     """
     if model.sha256 is None:
-        return
+        return None
+    if _FIRST_OF_SEVERAL.fullmatch(model.path.name):
+        raise ModelLoadError(
+            f"{model.path}: sha256 is of one file, and this model is in several; merge them "
+            "(llama-gguf-split --merge)",
+            model=model.name,
+        )
     digest = hashlib.sha256()
     try:
         with model.path.open("rb") as file:
+            mark = _mark(os.fstat(file.fileno()))
             while go_on() and (block := file.read(1 << 22)):
                 digest.update(block)
     except OSError as error:
@@ -127,6 +145,31 @@ def check_hash(model: LocalModel, go_on: Callable[[], bool]) -> None:
             f"{model.sha256.lower()}; download it again, or correct sha256",
             model=model.name,
         )
+    return mark
+
+
+def check_unchanged(model: LocalModel, mark: FileMark | None) -> None:
+    """Makes sure that the file which was loaded is the one that was hashed.
+
+    Raises:
+        ModelLoadError: if it was replaced, or written to, since its hash was begun.
+    """
+    if mark is None:
+        return
+    try:
+        now: FileMark | None = _mark(model.path.stat())
+    except OSError:
+        now = None
+    if now != mark:
+        raise ModelLoadError(
+            f"{model.path} was changed after its SHA-256 had been checked; see who writes there",
+            model=model.name,
+        )
+
+
+def _mark(stat: os.stat_result) -> FileMark:
+    """Differs when a file is another one, or was written to; only the system sets the last of the times."""
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def advice(reason: str) -> str:

@@ -83,11 +83,14 @@ class Hearing:
         if score is not None:
             self._scored = True
             self._trace.add(text, score, len(characters), unfinished=self._characters.unfinished)
-        before = self._reader.thinking
-        if characters:
-            self._tell(self._traced(self._reader.feed(characters)))
-        self._count(before, self._reader.thinking)
-        return not self._reader.done
+        reader = self._reader
+        before = reader.thinking
+        if characters and (parts := reader.feed(characters)):
+            self._tell(self._traced(parts) if self._scored else parts)
+        after = reader.thinking
+        if before is not False or after is not False or self._undecided:
+            self._count(before, after)
+        return not reader.done
 
     def finished(self, finish: Finish, completion_tokens: int) -> None:
         """See `engine.Listener`."""

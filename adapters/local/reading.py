@@ -109,6 +109,7 @@ class Reader:
             self._state = "start"
         if thinking and thoughts is not None:
             self._state = "think"
+        self._firsts = () if tools is None else tuple({mark[0] for mark in tools.marks})
 
     @property
     def done(self) -> bool:
@@ -124,9 +125,20 @@ class Reader:
 
     def feed(self, text: str) -> list[Part]:
         """See `AnswerReader`."""
-        self._buffer += text
         self._read += len(text)
+        if self._flows(text):
+            self._called = False
+            return [Part("content", text, places=((self._read - len(text), len(text)),))]
+        self._buffer += text
         return self._drain(end=False)
+
+    def _flows(self, text: str) -> bool:
+        """Whether a text is content as it is, all of it: most of an answer. The long way gives the same."""
+        if self._state != "text" or self._buffer or self._calls_only or not text or self.done:
+            return False
+        if self._trims and (self._space or not self._said or text[-1].isspace()):
+            return False
+        return not any(first in text for first in self._firsts)
 
     def end(self, *, cut_off: bool = False) -> list[Part]:
         """See `AnswerReader`."""
@@ -137,9 +149,9 @@ class Reader:
     def _drain(self, *, end: bool) -> list[Part]:
         parts: list[Part] = []
         while self._buffer and not self.done:
-            before = (self._state, len(self._buffer))
+            state, size = self._state, len(self._buffer)
             parts += self._step(end=end)
-            if (self._state, len(self._buffer)) == before:
+            if self._state == state and len(self._buffer) == size:
                 break
         return parts
 

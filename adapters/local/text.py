@@ -10,6 +10,8 @@ __all__ = ["Characters", "StopText", "held_back"]
 
 def held_back(text: str, marks: Sequence[str]) -> int:
     """How many characters at the text's end could be the beginning of a mark."""
+    if not marks:
+        return 0
     longest = max(map(len, marks), default=0)
     for size in range(min(longest - 1, len(text)), 0, -1):
         end = text[-size:]
@@ -23,15 +25,16 @@ class Characters:
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        #: Whether a character is begun and not complete.
+        self.unfinished = False
 
     def feed(self, data: bytes) -> str:
         """The characters that these bytes complete."""
-        return self._decoder.decode(data)
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether a character is begun and not complete."""
-        return bool(self._decoder.getstate()[0])
+        if not self.unfinished and data.isascii():
+            return data.decode("ascii")
+        text = self._decoder.decode(data)
+        self.unfinished = bool(self._decoder.getstate()[0])
+        return text
 
 
 class StopText:

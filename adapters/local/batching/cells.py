@@ -127,14 +127,35 @@ class Cells:
         Returns:
             The cells of each, ascending. The store must be given the tokens in the order of these.
         """
-        found = [
-            (self._take_tiles(sequence, count, tile) if tile else None) or self._take(sequence, count)
-            for sequence, count in wanted
-        ]
-        for (sequence, _), cells in zip(wanted, found, strict=True):
+        found = []
+        for sequence, count in wanted:
+            cells = self._take_next(sequence) if count == 1 and not self._empty else None
+            if cells is not None:
+                self._owners[cells[0]] = 1
+            else:
+                tiles = self._take_tiles(sequence, count, tile) if tile else None
+                cells = tiles or self._take(sequence, count)
+                self._owners[cells] = 1
             self._of[sequence] += cells
-            self._owners[cells] = 1
+            found.append(cells)
         return found
+
+    def _take_next(self, sequence: int) -> list[int] | None:
+        """What `_take` gives for one token where no cell is empty, by a shorter way; None: there is none."""
+        own = self._of[sequence]
+        place = bisect_right(self._plugged, own[-1] if own else -1)
+        if place == len(self._plugged):
+            if self._frontier < self._total:
+                self._frontier += 1
+                return [self._frontier - 1]
+            if not self._plugged:
+                return None
+            place = 0  # out of order: the memory is full
+        cell = self._plugged.pop(place)
+        plug, position = self._plug_of.pop(cell)
+        self._taken[plug, position] = False
+        self._store.cut(self._plugs[plug], position, position + 1)
+        return [cell]
 
     def _take(self, sequence: int, count: int) -> list[int]:
         cells, self._empty = self._empty[:count], self._empty[count:]

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from adapters.local.batching.disk import Disk, disk_of
 from adapters.local.context import NativeContext
 from adapters.local.engine import Job, ModelFacts, Score
-from adapters.local.files import advice, check_hash, load_settings
+from adapters.local.files import advice, check_hash, check_unchanged, load_settings
 from adapters.local.native import LoadSettings, NativeError, NativeModel
 from adapters.local.residency.prediction import KEPT_SEQUENCES, cells_for
 from adapters.local.sampling import GrammarError, Grammars, Sampler, recommended
@@ -17,6 +17,7 @@ from adapters.local.scoring import likeliest
 from adapters.local.threads import tune
 from adapters.local.weights import WEIGHTS, give_memory_back
 from router.errors import ContextWindowExceededError, ModelHTTPError, ModelLoadError, ModelProtocolError
+from router.failures import BAD_TEMPLATE
 from router.models import LocalModel
 
 __all__ = ["Loaded", "cells_for"]
@@ -45,7 +46,7 @@ class Loaded:
 
     def __init__(self, model: LocalModel, go_on: Callable[[], bool], *, slots: int, cells: int) -> None:
         self._name = model.name
-        check_hash(model, go_on)
+        hashed = check_hash(model, go_on)
         if not go_on():
             raise ModelLoadError("it was not wanted any more", model=model.name)
         began = time.monotonic()
@@ -53,6 +54,7 @@ class Loaded:
         try:
             with ExitStack() as stack:
                 self._load(model, go_on, slots, cells, stack)
+                check_unchanged(model, hashed)
                 if model.threads == "auto":
                     tune(self.context, loading=time.monotonic() - began)
                 self._describe(model)
@@ -63,8 +65,7 @@ class Loaded:
         except (MemoryError, OSError) as error:
             text = f"{model.path} cannot be loaded: {str(error) or 'no memory'}; {advice('memory')}"
             raise ModelLoadError(text, model=model.name) from error
-        self._pieces: dict[int, tuple[bytes, str, bytes]] = {}
-        self._ends: dict[int, bool] = {}
+        self._pieces: dict[int, tuple[bytes, str, bytes] | None] = {}
 
     def _load(
         self, model: LocalModel, go_on: Callable[[], bool], slots: int, cells: int, stack: ExitStack
@@ -129,8 +130,9 @@ class Loaded:
             tokens = self._native.tokenize(job.prompt, job.borders)
         except NativeError as error:
             raise ModelProtocolError(str(error), model=self._name) from error
-        if not tokens:
-            raise ModelProtocolError("the chat template rendered nothing", model=self._name)
+        if not tokens or not job.prompt.strip():
+            text = "the chat template rendered nothing"
+            raise ModelProtocolError(text, model=self._name, code=BAD_TEMPLATE)
         if len(tokens) + (job.max_tokens or 1) > self.facts.n_ctx:
             asked = f" and {job.max_tokens} for the answer" if job.max_tokens else ""
             raise ContextWindowExceededError(
@@ -154,24 +156,25 @@ class Loaded:
             text = f"the schema cannot be held: {error}"
             raise ModelHTTPError(text, model=self._name, status_code=400, code="invalid_schema") from error
 
-    def ends_turn(self, token: int) -> bool:
-        """Whether a token ends the answer; looked up once per token."""
-        known = self._ends.get(token)
-        if known is None:
-            known = self._ends[token] = self._native.ends_turn(token)
-        return known
-
     def score(self, row: int, token: int, most: int) -> Score:
         """How likely a token was after a row of the last step, and the likeliest others, at most so many."""
         logprob, top = likeliest(self.context.logits(row), token, most)
         return Score(logprob, tuple((self._native.piece(other, special=True), value) for other, value in top))
 
-    def piece(self, token: int, job: Job) -> bytes:
-        """The token's bytes as this job sees them; looked up once per token."""
-        known = self._pieces.get(token)
+    def piece(self, token: int, job: Job) -> bytes | None:
+        """The token's bytes as this job sees them, looked up once per token; None: it ends the answer."""
+        try:
+            known = self._pieces[token]
+        except KeyError:
+            known = self._pieces[token] = self._look_up(token)
         if known is None:
-            shown = self._native.piece(token, special=True)
-            known = (self._native.piece(token, special=False), shown.decode("utf-8", "replace"), shown)
-            self._pieces[token] = known
+            return None
         plain, text, shown = known
         return shown if job.grammar is not None or text in job.visible else plain
+
+    def _look_up(self, token: int) -> tuple[bytes, str, bytes] | None:
+        """A token's bytes for most, its text, and its bytes for who is to see control tokens."""
+        if self._native.ends_turn(token):
+            return None
+        shown = self._native.piece(token, special=True)
+        return self._native.piece(token, special=False), shown.decode("utf-8", "replace"), shown

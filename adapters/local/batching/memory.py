@@ -54,6 +54,7 @@ class Memory:
         self._disk = disk
         # Kept sequences that may not be on disk, the newest last, and what of them is not; None: unknown.
         self._unsaved: dict[int, list[Block] | None] = {}
+        self._private: set[int] = set()  # sequences of which nothing may be written
 
     @property
     def free(self) -> int:
@@ -81,12 +82,13 @@ class Memory:
             cells -= self._cells.sole(source, held)
         return cells, held
 
-    def open(self, tokens: list[int], answer: int = 0) -> tuple[int, int]:
+    def open(self, tokens: list[int], answer: int = 0, *, private: bool = False) -> tuple[int, int]:
         """A sequence to compute `tokens` in.
 
         Args:
             tokens: The prompt.
             answer: Tokens that are expected to follow.
+            private: Whether nothing of it may be written to the disk.
 
         Returns:
             Its number, and how many tokens it holds already: from memory, or read from the disk.
@@ -98,6 +100,9 @@ class Memory:
         if blocks:
             count = min(count, blocks[0].start)
         sequence = self._begin(tokens, count, source)
+        self._private.discard(sequence)  # whose it was before
+        if private:
+            self._private.add(sequence)
         self._clear_ahead(sequence, len(tokens) - count + answer)
         return sequence, self._restore(sequence, count, blocks)
 
@@ -183,9 +188,11 @@ class Memory:
         Returns:
             Whether they are.
         """
-        while (missing := cells - self.free) > 0 and self._kept:
+        while (missing := cells - self.free) > 0:
+            if not self._kept:
+                return False
             self._give_up(next(iter(self._kept)), missing)
-        return self.free >= cells
+        return True
 
     def _give_up(self, sequence: int, cells: int) -> None:
         """Frees so many cells of a kept sequence's end, or all that it has."""
@@ -227,7 +234,9 @@ class Memory:
         return self._disk.missing(self._tree.tokens(sequence)[: self._cells.ordered(sequence)])
 
     def _worth_saving(self, sequence: int) -> bool:
-        return self._disk is not None and self._disk.worth(self._tree.length(sequence))
+        if self._disk is None or sequence in self._private:
+            return False
+        return self._disk.worth(self._tree.length(sequence))
 
     def _trim(self, sequence: int, length: int) -> None:
         self._cells.cut(sequence, length)
@@ -265,7 +274,13 @@ class Separate:
         """See `Memory`; nothing is ever held."""
         return 0
 
-    def open(self, _tokens: list[int], answer: int = 0) -> tuple[int, int]:  # noqa: ARG002 - nothing is in the way
+    def open(
+        self,
+        _tokens: list[int],
+        answer: int = 0,  # noqa: ARG002 - nothing is in the way
+        *,
+        private: bool = False,  # noqa: ARG002 - nothing is kept
+    ) -> tuple[int, int]:
         """See `Memory`."""
         sequence = self._free.pop()
         self._lengths[sequence] = 0

@@ -97,8 +97,16 @@ def plan_step(lanes: Sequence[L], limits: Limits, turn: int = 0) -> list[tuple[L
         limits: How many tokens.
         turn: Counts the steps.
     """
-    answers = [lane for lane in lanes if lane.pending == 1 and not lane.waits]
-    prompts = [lane for lane in lanes if lane.pending > 1 and not lane.waits]
+    answers: list[L] = []
+    prompts: list[L] = []
+    for lane in lanes:
+        pending = len(lane.tokens) - lane.computed  # as `pending`; this is asked of every lane in every step
+        if pending == 1 and not lane.waits:
+            answers.append(lane)
+        elif pending > 1 and not lane.waits:
+            prompts.append(lane)
+    if not prompts:  # nearly always
+        return [(lane, 1) for lane in answers[: limits.mixed]]
     block = min(limits.block, limits.piece) if answers else limits.block
     long = [lane for lane in prompts if lane.near >= BLOCK] if block >= BLOCK else []
     short = [lane for lane in prompts if lane not in long]
@@ -119,7 +127,7 @@ def _mixed(answers: Sequence[L], prompts: Sequence[L], limits: Limits) -> list[t
 
     So neither a long prompt blocks the short ones nor many short ones a long prompt.
     """
-    plan = [(lane, 1) for lane in answers][: limits.mixed]
+    plan = [(lane, 1) for lane in answers[: limits.mixed]]
     room = min(limits.mixed - len(plan), limits.piece) if plan else limits.mixed
     if not prompts or room <= 0:
         return plan
@@ -147,17 +155,18 @@ class Pace:
         self._least = least
         self._most = most
         self._first = first
-        self._seconds: float | None = None
+        #: Seconds of one token; None: nothing was measured.
+        self.seconds: float | None = None
 
     def took(self, tokens: int, seconds: float) -> None:
         """Notes how long a step took."""
         if tokens < self._least:  # reading the weights is most of it
             return
         each = seconds / tokens
-        self._seconds = each if self._seconds is None else 0.8 * self._seconds + 0.2 * each
+        self.seconds = each if self.seconds is None else 0.8 * self.seconds + 0.2 * each
 
     def within(self, seconds: float) -> int:
         """Tokens of a prompt that take so long, about."""
-        if not self._seconds:
+        if not self.seconds:
             return self._first
-        return max(self._least, min(self._most, int(seconds / self._seconds)))
+        return max(self._least, min(self._most, int(seconds / self.seconds)))

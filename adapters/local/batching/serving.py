@@ -96,6 +96,7 @@ class Serving:
         self._context = loaded.context
         self._memory = self._make_memory()
         self._pace = Pace(least=_LEAST_PIECE, most=MOST_ROWS, first=BLOCK)
+        self._limits_of: tuple[float | None, Limits] | None = None
         self._turn = 0
 
     def _make_memory(self) -> Memory | Separate:
@@ -179,7 +180,7 @@ class Serving:
         return evicted
 
     def _place(self, chat: Chat) -> None:
-        chat.sequence, chat.computed = self._memory.open(chat.tokens, chat.expected)
+        chat.sequence, chat.computed = self._memory.open(chat.tokens, chat.expected, private=chat.job.private)
         chat.behind, chat.shared = None, 0
         if not chat.answered:  # else it was told before it had to make room
             chat.job.listener.started(chat.prompt, chat.computed)
@@ -199,18 +200,21 @@ class Serving:
 
     def _limits(self) -> Limits:
         rows, pace = self._context.rows, self._pace
-        block = 0 if rows > BLOCK else max(BLOCK, pace.within(_LONGEST_STEP))
-        return Limits(mixed=rows, piece=pace.within(_PATIENCE), block=block)
+        if self._limits_of is None or self._limits_of[0] != pace.seconds:
+            block = 0 if rows > BLOCK else max(BLOCK, pace.within(_LONGEST_STEP))
+            limits = Limits(mixed=rows, piece=pace.within(_PATIENCE), block=block)
+            self._limits_of = pace.seconds, limits
+        return self._limits_of[1]
 
     def _compute(self, plan: list[tuple[Chat, int]]) -> None:
         placed = self._memory.place([(chat.sequence or 0, count) for chat, count in plan])
-        rows = []
+        work = []
         for chat, count in plan:
-            tokens = chat.tokens[chat.computed : chat.computed + count]
-            rows.append(
-                self._context.put(chat.sequence or 0, tokens, chat.computed, output=count == chat.pending)
-            )
-        began = time.monotonic()
+            start = chat.computed
+            tokens = chat.tokens[start : start + count]
+            last = start + count == len(chat.tokens)
+            row = self._context.put(chat.sequence or 0, tokens, start, output=last)
+            work.append((chat, tokens, row, last))
         flush(_TOLD_EVERY)
         try:
             with TURN:
@@ -219,17 +223,13 @@ class Serving:
         except DecodeError as error:
             self._broken(plan, placed, error)
             return
-        self._pace.took(rows[-1] + 1, time.monotonic() - began)
-        self._note(plan)
-        for (chat, _), row in zip(plan, rows, strict=True):
-            if not chat.pending and not chat.job.cancelled:
+        self._pace.took(row + 1, time.monotonic() - began)
+        for chat, tokens, _, _ in work:  # before anything is drawn: who is over leaves what it computed
+            self._memory.computed(chat.sequence or 0, tokens)
+            chat.computed += len(tokens)
+        for chat, _, row, last in work:
+            if last and not chat.job.cancelled:
                 self._draw(chat, row)
-
-    def _note(self, plan: Iterable[tuple[Chat, int]]) -> None:
-        for chat, count in plan:
-            if chat.sequence is not None:
-                self._memory.computed(chat.sequence, chat.tokens[chat.computed : chat.computed + count])
-            chat.computed += count
 
     def _broken(self, plan: Iterable[tuple[Chat, int]], placed: list[list[int]], error: DecodeError) -> None:
         """A step was broken off, or failed: nothing of it holds."""
@@ -265,13 +265,13 @@ class Serving:
             raise ModelProtocolError("a chat without a sampler", model=self._name)
         if not chat.answered and not self._context.sane(row):
             raise ModelProtocolError("the model computes no numbers: its file is damaged", model=self._name)
-        token = self._context.draw(chat.sampler, row)
-        if self._loaded.ends_turn(token):
+        token, job = self._context.draw(chat.sampler, row), chat.job
+        piece = self._loaded.piece(token, job)
+        if piece is None:
             return "stop"
         chat.tokens.append(token)
-        piece, most = self._loaded.piece(token, chat.job), chat.job.logprobs
-        told = (piece,) if most is None else (piece, self._loaded.score(row, token, most))
-        if not chat.job.listener.piece(*told):
+        told = (piece,) if job.logprobs is None else (piece, self._loaded.score(row, token, job.logprobs))
+        if not job.listener.piece(*told):
             return "stop"
         return "length" if chat.answered >= chat.most else None
 

@@ -87,10 +87,23 @@ class Waiting(Generic[T]):
             else:
                 self.queue.push(one, one.job.session, first=True)
 
+    def newcomers(self) -> frozenset[Opened | Job]:
+        """Those who wait for the model to be loaded."""
+        return frozenset((*self.opened, *self.fresh))
+
     def clear(self) -> Refused[T]:
         """Takes all out, for who tells them."""
         refused = Refused(self.all_opened(), self.queue.clear(), list(self.fresh))
         self.fresh.clear()
+        return refused
+
+    def take(self, those: frozenset[Opened | Job]) -> Refused[T]:
+        """Takes these newcomers out, for who tells them; whoever came later goes on waiting."""
+        refused: Refused[T] = Refused(
+            [told for told in self.opened if told in those], [], [job for job in self.fresh if job in those]
+        )
+        self.opened = deque(told for told in self.opened if told not in those)
+        self.fresh = deque(job for job in self.fresh if job not in those)
         return refused
 
 

@@ -19,7 +19,9 @@ from adapters.local.residency import RESIDENCY, Tenant, UnwantedError
 from adapters.local.residency.tenant import Place
 from adapters.local.waking import flush, gather
 from router.adapter import Load
+from router.catalogue.local import MOST_SLOTS
 from router.errors import ModelError, ModelLoadError, ModelProtocolError
+from router.failures import QUEUE_FULL
 from router.models import LocalModel
 
 if TYPE_CHECKING:
@@ -33,8 +35,6 @@ _log = logging.getLogger("router.local")
 
 #: Jobs that may wait for a model; beyond it requests are better served elsewhere.
 MOST_WAITING = 256
-#: The most requests at work at once: a step on a CPU computes 63 tokens, and prompts want their share.
-MOST_SLOTS = 48
 
 
 class Worker:
@@ -279,6 +279,8 @@ class Worker:
         refused.tell(error)
 
     def _try_load(self) -> None:
+        with self._lock:
+            first = self._waiting.newcomers()
         try:
             from adapters.local.batching.arriving import arrive
             from adapters.local.batching.serving import Serving
@@ -288,7 +290,14 @@ class Worker:
         except UnwantedError:
             return
         except ModelError as error:
-            self._fail_waiting(closed(self._declared.name) if self._closed else error)
+            if self._closed:
+                self._fail_waiting(closed(self._declared.name))
+            elif error.code == QUEUE_FULL:  # no room in time: whoever came meanwhile has a time of his own
+                with self._lock:
+                    refused = self._waiting.take(first)
+                refused.tell(error)
+            else:
+                self._fail_waiting(error)
             return
         except Exception as error:  # noqa: BLE001 - whatever broke, those who wait must be told, and the thread lives
             reason = str(error) or type(error).__name__

@@ -6,6 +6,7 @@ nobody for anything else: no terminal, no signal but those that end it.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from typing import Any, Literal, NoReturn, cast
 from adapters.local.engine import Engine, Finish, Job, ModelFacts
 from adapters.local.engines import engine_of
 from adapters.local.isolation.messages import Cancel, Command, Heard, Open, Opened, Setup, Submit
+from adapters.local.isolation.saying import Forwarding
 from adapters.local.isolation.turn import join
 from adapters.local.isolation.wire import GREETING, Frames, Plain, frame, job_of, pack, write_all
 from adapters.local.residency import Lodger
@@ -76,6 +78,13 @@ def _be_the_first_victim() -> None:
             path.write_text(str(_FIRST_VICTIM), encoding="ascii")
 
 
+def _last_words() -> logging.Handler:
+    """Warnings go to standard error, too: its last line is what is told of a crash."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    return handler
+
+
 class _Office:
     """Hands commands to the engine, and what it says to the app."""
 
@@ -87,6 +96,9 @@ class _Office:
         self._engine: Engine = engine_of(LocalModel.parse(fields), place=Lodger(setup.cells))
         self._jobs: dict[int, Job] = {}
         self._post = _Post(events, self._engine)
+        root = logging.getLogger()
+        root.addHandler(Forwarding(self._post.put))
+        root.addHandler(_last_words())
 
     def take(self, command: Command) -> None:
         if isinstance(command, Open):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
 
@@ -19,15 +20,16 @@ from adapters.local.isolation.alarm import Alarm
 from adapters.local.isolation.crashes import Crashes
 from adapters.local.isolation.ending import Ending, what
 from adapters.local.isolation.life import Life
-from adapters.local.isolation.messages import Cancel, Event, Heard, Open, Submit
+from adapters.local.isolation.messages import Cancel, Event, Heard, Open, Said, Submit
 from adapters.local.isolation.messages import Opened as OpenedThere
 from adapters.local.isolation.process import Child
+from adapters.local.isolation.saying import say
 from adapters.local.isolation.tickets import Ticket, Tickets
 from adapters.local.isolation.wire import job_fields
 from adapters.local.residency import RESIDENCY, Tenant
 from router.adapter import Load
 from router.errors import ModelConnectionError, ModelError, ModelLoadError, ModelProtocolError
-from router.failures import CRASHED
+from router.failures import CRASHED, QUEUE_FULL
 from router.models import LocalModel
 
 __all__ = ["MOST_WAITING", "Keeper"]
@@ -172,7 +174,7 @@ class Keeper:
             return self._child
         if pause := self._crashes.wait(time.monotonic()):
             text = f"{self._crash}; it crashed too often and is not started again for {pause:.0f} s"
-            raise ModelLoadError(text, model=name)
+            raise ModelLoadError(text, model=name, retry_after=pause)
         self._owner = os.getpid()
         life = Life(self._declared, self._place, lambda: self._wanted(life))
         self._former = [child for child in (*self._former, self._child) if child and not child.ended]
@@ -229,12 +231,17 @@ class Keeper:
                 life.retired = True
                 self._dead = self._dead or life is self._life
                 return False
+            if life.newest is None:
+                life.newest = self._tickets.newest
             return True
 
     # On the child's thread
 
     def _hear(self, life: Life, message: object) -> None:
         event = cast("Event", message)
+        if isinstance(event, Said):
+            say(self._declared.name, event)
+            return
         if life is not self._life or life.retired:
             return
         if isinstance(event, Heard):
@@ -288,13 +295,29 @@ class Keeper:
             doing = what(self._tickets.running, loaded=self._told.resident)
             loaded, self._facts = self._told.resident, None
             self._told = Load(resident=False, slots=self._told.slots)
-            lost, self._dead = self._tickets.end_all(), True
+            # Without room in time: whoever came meanwhile has a time of his own.
+            busy = life.refusal is not None and life.refusal.code == QUEUE_FULL
+            lost, self._dead = self._tickets.end_all(life.newest if busy else None), True
             if not self._closed and life.refusal is None:
                 self._crashes.add(time.monotonic())
                 self._crash = f"the local model {self._declared.name!r}: {ending.text(doing)}"
+            refusal = life.refusal or self._lost(loaded=loaded)
+            lost += self._start_anew()
         for tell in lost:
             with suppress(Exception):  # whatever one of them does, the others must be told
-                tell(life.refusal or self._lost(loaded=loaded))
+                tell(refusal)
+
+    def _start_anew(self) -> list[Callable[[ModelError], object]]:
+        """For those who still wait, under the lock. Whom to tell that it cannot be."""
+        if not self._tickets:
+            return []
+        try:
+            child = self._ready_child()
+        except ModelError:
+            return self._tickets.end_all()
+        for message in self._tickets.messages():
+            child.send(message)
+        return []
 
     def _lost(self, *, loaded: bool) -> ModelError:
         if self._closed:

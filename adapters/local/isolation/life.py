@@ -30,6 +30,7 @@ class Life:
     Attributes:
         refusal: Why there is no room for it; None: there is, or nobody knows yet.
         retired: It was sent away while it had nothing to do: its end is no crash.
+        newest: The number of the last ticket when it began to wait for room; None: it did not wait.
 
     Args:
         model: What it is to load.
@@ -40,6 +41,7 @@ class Life:
     def __init__(self, model: LocalModel, place: Place, wanted: Callable[[], bool]) -> None:
         self.refusal: ModelError | None = None
         self.retired = False
+        self.newest: int | None = None
         self._model = model
         self._place = place
         self._wanted = wanted

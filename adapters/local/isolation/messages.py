@@ -10,7 +10,7 @@ from adapters.local.engine import ModelFacts
 from router.adapter import Load
 from router.errors import ModelError
 
-__all__ = ["Cancel", "Command", "Event", "Heard", "Open", "Opened", "Setup", "Submit"]
+__all__ = ["Cancel", "Command", "Event", "Heard", "Open", "Opened", "Said", "Setup", "Submit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,21 @@ class Heard:
     named: Mapping[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """The child logged something.
+
+    Attributes:
+        level: As `logging` has it.
+        text: What.
+    """
+
+    level: int
+    text: str
+
+
 Command: TypeAlias = Setup | Open | Submit | Cancel
 """From the app to the child."""
 
-Event: TypeAlias = Opened | Heard | Load
+Event: TypeAlias = Opened | Heard | Load | Said
 """From the child to the app."""

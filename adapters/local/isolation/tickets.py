@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from adapters.local.engine import Job, Opened
-from adapters.local.isolation.messages import Heard
+from adapters.local.isolation.messages import Heard, Open, Submit
+from adapters.local.isolation.wire import job_fields
 from router.errors import ModelError
 
 __all__ = ["Ticket", "Tickets"]
@@ -108,14 +109,25 @@ class Tickets:
             self.running -= ticket.running
         return ticket
 
-    def end_all(self) -> list[Callable[[ModelError], object]]:
-        """Whom to tell that nothing more will come."""
-        told: list[Callable[[ModelError], object]] = [
-            *self._opening.values(),
-            *(ticket.job.listener.failed for ticket in self._jobs.values()),
+    @property
+    def newest(self) -> int:
+        """The highest number that was given."""
+        return self._last
+
+    def messages(self) -> list[Open | Submit]:
+        """What a child that has heard nothing yet must be told."""
+        return [
+            *map(Open, self._opening),
+            *(Submit(number, job_fields(ticket.job)) for number, ticket in self._jobs.items()),
         ]
-        self._opening.clear()
-        self._jobs.clear()
-        self._numbers.clear()
-        self.running = 0
+
+    def end_all(self, newest: int | None = None) -> list[Callable[[ModelError], object]]:
+        """Whom to tell that nothing more will come; those up to this number, None: all."""
+        ends = self._last if newest is None else newest
+        openings = [number for number in self._opening if number <= ends]
+        told: list[Callable[[ModelError], object]] = [self._opening.pop(number) for number in openings]
+        for number in [number for number in self._jobs if number <= ends]:
+            ticket = self.end_job(number)
+            if ticket is not None:
+                told.append(ticket.job.listener.failed)
         return told

@@ -38,7 +38,7 @@ _ERROR_FIELDS: Mapping[str, tuple[str, ...]] = {
     "ModelError": ("code",),
     "ModelConnectionError": ("code",),
     "ModelProtocolError": ("code",),
-    "ModelLoadError": ("code",),
+    "ModelLoadError": ("code", "retry_after"),
     "ModelHTTPError": ("status_code", "retry_after", "code"),
     "ModelTimeoutError": ("timeout",),
     "ContextWindowExceededError": ("tokens", "window"),

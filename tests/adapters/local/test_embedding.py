@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from adapters.local.embedding import Embedder, Pooling
+from adapters.local.residency import RESIDENCY
+from adapters.local.residency.limits import Room
 from router.errors import ModelConnectionError, ModelLoadError
 from tests.gguf_embedders import WORDS, write_bert
 from tests.gguf_files import write_gguf
@@ -157,3 +159,21 @@ class TestLife:
             embedder.embed(["cat"])
         monkeypatch.undo()
         assert embedder.embed(["cat"]).shape == (1, embedder.width)
+
+
+def test_it_is_in_the_books_from_its_making_to_its_end(file: Path) -> None:
+    before = RESIDENCY.held()
+    with Embedder(file, threads=1):
+        assert RESIDENCY.held() - before >= file.stat().st_size // 2
+    assert RESIDENCY.held() == before
+    with pytest.raises(ModelLoadError):
+        Embedder(file.with_name("none.gguf"))
+    assert RESIDENCY.held() == before
+
+
+def test_what_no_room_is_for_is_refused_with_the_numbers(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RESIDENCY, "_room", lambda: Room(total=1 << 20, available=1 << 20))
+    before = RESIDENCY.held()
+    with pytest.raises(ModelLoadError, match=r"needs .* of memory"):
+        Embedder(file, threads=1)
+    assert RESIDENCY.held() == before

@@ -20,7 +20,7 @@ from adapters.local.isolation import process, starting
 from adapters.local.isolation.crashes import FIRST_PAUSE, MOST
 from router import AllModelsFailedError, LocalModel, Policy, StreamInterruptedError
 from router.errors import ModelConnectionError, ModelLoadError
-from router.failures import CRASHED
+from router.failures import CRASHED, judge
 from tests.adapters.local.conftest import Tiny
 from tests.adapters.local.isolation.conftest import Ear, Isolated, engine_of, job, opened, pid_of, pid_soon
 from tests.adapters.local.kit import asking, eventually, until
@@ -131,8 +131,11 @@ def test_a_process_that_crashes_again_and_again_is_left_alone_for_a_while(
         assert isinstance(told[0], ModelLoadError)
     ear = Ear()
     refusal = r"SIGSEGV.*crashed too often.*not started again for \d+ s"
-    with pytest.raises(ModelLoadError, match=refusal):
+    with pytest.raises(ModelLoadError, match=refusal) as caught:
         engine.open(told.append)
+    # Health leaves it alone for as long as the keeper does, and no longer.
+    assert judge(caught.value).shut_for == caught.value.retry_after
+    assert FIRST_PAUSE - 10 < (caught.value.retry_after or 0) <= FIRST_PAUSE
     with pytest.raises(ModelLoadError, match=refusal):
         engine.submit(job(ear))
     assert engine.pid is None

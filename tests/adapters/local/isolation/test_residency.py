@@ -15,7 +15,7 @@ from adapters.local.isolation.life import Life
 from adapters.local.isolation.messages import Setup
 from adapters.local.residency import RESIDENCY, predict
 from router.adapter import AdapterSettings
-from router.errors import ModelLoadError
+from router.errors import ModelHTTPError, ModelLoadError
 from router.models import LocalModel
 from tests.adapters.local.conftest import Tiny
 from tests.adapters.local.isolation.conftest import engine_of
@@ -70,6 +70,23 @@ async def test_a_process_that_can_never_fit_is_not_even_started(build: Build) ->
         await text(adapter)
     assert engine_of(adapter).pid is None
     assert RESIDENCY.held() == 0
+
+
+async def test_whoever_comes_late_is_not_refused_with_those_who_waited_long(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RESIDENCY, "_patience", 1.0)
+    process, thread = build("p", megabytes=110), build("t", megabytes=110, isolation="thread", n_ctx=30_000)
+    stream = thread.stream(asking("the cat", max_tokens=29_000, temperature=0, logit_bias={65: 100}))
+    await anext(stream)
+    early = asyncio.create_task(text(process))
+    await eventually(lambda: RESIDENCY._waiting == 1)
+    await asyncio.sleep(0.5)
+    late = asyncio.create_task(text(process))
+    with pytest.raises(ModelHTTPError, match="at work"):
+        await early
+    await stream.aclose()
+    assert await late is not None
 
 
 async def test_an_idle_process_ends_after_its_time_and_another_one_answers(build: Build) -> None:

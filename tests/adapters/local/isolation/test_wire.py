@@ -99,6 +99,7 @@ def test_a_job_crosses_with_all_that_it_says() -> None:
         borders=(3, 7),
         logprobs=0,
         visible=frozenset({"<think>"}),
+        private=True,
     )
     (message,) = crossed(Submit(4, job_fields(job)))
     arrived = job_of(message.job, job.listener)

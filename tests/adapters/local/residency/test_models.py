@@ -126,6 +126,23 @@ async def test_it_waits_for_so_long_only(house: Any, monkeypatch: pytest.MonkeyP
     await stream.aclose()
 
 
+async def test_whoever_comes_late_is_not_refused_with_those_who_waited_long(
+    house: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RESIDENCY, "_patience", 1.0)
+    first, second = house(2, 1.2, LONG)
+    stream = first.stream(asking(max_tokens=LONG - 100, **ENDLESS))
+    await anext(stream)
+    early = asyncio.create_task(text(second))
+    await eventually(lambda: RESIDENCY._waiting == 1)
+    await asyncio.sleep(0.5)
+    late = asyncio.create_task(text(second))
+    with pytest.raises(ModelHTTPError, match="at work"):
+        await early
+    await stream.aclose()
+    assert await late is not None
+
+
 async def test_whoever_waits_for_room_and_is_cancelled_waits_no_longer(house: Any) -> None:
     first, second = house(2, 1.2, LONG)
     stream = first.stream(asking(max_tokens=LONG - 100, **ENDLESS))
