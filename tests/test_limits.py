@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from router.limits import WINDOW, Ask, Limiter, Limits, Seat
+from router import RateLimit
+from router.limits import WINDOW, Ask, Limiter, Limits, Queues, Seat
 from router.limits import limiter as limiter_module
-from router.limits.belief import LEAST, RECOVERY, Belief
+from router.limits.belief import LEAST, PACED, RECOVERY, SUSPICION, Belief
+from router.limits.learned import FORGET, STEP, Learned
 from router.limits.window import GRAIN
 from router.profile import Profile
 
@@ -297,18 +299,35 @@ class TestQueue:
 
 
 class TestBelief:
-    def test_a_refusal_lowers_it_for_a_while(self) -> None:
+    def test_one_refusal_may_be_an_accident_and_lowers_nothing(self) -> None:
         belief = Belief()
-        belief.refused(0.0, 1.0, 10.0)
+        belief.refused(0.0, 2.0, 10.0)
+        assert belief.of(100, 10.0) == 100
+        assert belief.blocked_until == 12.0
+        belief.refused(11.0 + SUSPICION, 1.0, 11.0 + SUSPICION)
+        assert belief.of(100, 11.0 + SUSPICION) == 100, "the other one was long ago"
+
+    def test_a_second_refusal_lowers_it_for_a_while(self) -> None:
+        belief = Belief()
+        belief.refused(0.0, 1.0, 5.0)
+        belief.refused(8.0, 1.0, 10.0)
         assert belief.of(100, 10.0) == 70
         assert 70 < belief.of(100, 10.0 + RECOVERY / 10) < 90
         assert belief.of(100, 10.0 + RECOVERY) == 100
 
     def test_many_that_were_under_way_are_one_refusal(self) -> None:
         belief = Belief()
+        belief.refused(-5.0, None, 0.0)
         for sent_at in range(10):
             belief.refused(float(sent_at), None, 10.0 + sent_at / 100)
         assert belief.of(100, 10.1) == 70
+
+    def test_a_refusal_long_before_the_minute_is_full_tells_of_a_host_that_counts_by_the_second(self) -> None:
+        belief = Belief()
+        belief.refused(0.0, 1.0, 10.0, 0.1)
+        assert belief.paced(10.0)
+        assert belief.of(100, 10.0) == 100
+        assert not belief.paced(10.0 + PACED + 1.0)
 
     def test_it_never_comes_to_nothing(self) -> None:
         belief = Belief()
@@ -343,6 +362,133 @@ class TestDeclaration:
         assert limiter is not None
         assert admitted(limiter, 0.0)
         assert not admitted(limiter, 0.0)
+
+
+def queues_of(*limits: RateLimit, **profiles: Profile) -> Queues:
+    return Queues(limits, profiles, None)
+
+
+class TestSeveralLimits:
+    def line(self, queues: Queues, name: str, task: str | None = None) -> Limiter:
+        line = queues.get(name, task)
+        assert line is not None
+        return line
+
+    def test_without_limits_of_the_router_only_models_that_declare_one_have_a_line(self) -> None:
+        queues = queues_of(a=Profile(rpm=1), b=Profile())
+        assert queues.get("a") is queues.get("a", "any task")
+        assert queues.get("b") is None
+
+    def test_a_limit_of_the_router_holds_for_all_models_and_tasks_together(self) -> None:
+        queues = queues_of(RateLimit(rpm=2), a=Profile(), b=Profile())
+        assert admitted(self.line(queues, "a"), 0.0)
+        assert admitted(self.line(queues, "b", "task"), 0.0)
+        assert not admitted(self.line(queues, "a", "other"), 1.0)
+        assert admitted(self.line(queues, "a"), WINDOW)
+
+    def test_a_limit_of_a_task_holds_for_no_other(self) -> None:
+        queues = queues_of(RateLimit(max_concurrency=1, task="bulk"), a=Profile(), b=Profile())
+        assert admitted(self.line(queues, "a", "bulk"), 0.0)
+        assert not admitted(self.line(queues, "b", "bulk"), 0.0)
+        assert admitted(self.line(queues, "a"), 0.0)
+        assert admitted(self.line(queues, "b", "chat"), 0.0)
+
+    def test_of_two_limits_of_one_scope_the_least_hold(self) -> None:
+        queues = queues_of(RateLimit(rpm=5), RateLimit(rpm=1, tpm=100), a=Profile())
+        assert admitted(self.line(queues, "a"), 0.0)
+        assert not admitted(self.line(queues, "a"), 0.0)
+
+    def test_who_waits_for_a_model_takes_nothing_of_the_routers_limit_from_others(self) -> None:
+        queues = queues_of(RateLimit(rpm=3), full=Profile(max_concurrency=1), free=Profile())
+        full = self.line(queues, "full")
+        assert admitted(full, 0.0)
+        waits = full.join(1, 0.0, WORK)
+        assert not waits.granted
+        assert admitted(self.line(queues, "free"), 0.0), "one place is kept for who waits, one is left"
+        full.leave(waits, 1.0)
+        assert admitted(self.line(queues, "free"), 1.0)
+
+    def test_a_task_at_its_limit_does_not_hold_up_the_others(self) -> None:
+        queues = queues_of(RateLimit(rpm=1, task="bulk"), a=Profile(max_concurrency=2))
+        bulk, chat = self.line(queues, "a", "bulk"), self.line(queues, "a", "chat")
+        assert admitted(bulk, 0.0)
+        waiting = [bulk.join(1, 1.0, WORK) for _ in range(5)]
+        assert admitted(chat, 1.0)
+        assert not any(seat.granted for seat in waiting)
+
+    def test_the_forecast_is_that_of_the_limit_that_holds_back_longest(self) -> None:
+        queues = queues_of(RateLimit(rpm=1), a=Profile(max_concurrency=1), b=Profile())
+        assert admitted(self.line(queues, "a"), 0.0)
+        assert self.line(queues, "b").wait(1, 10.0) == WINDOW - 10.0
+
+    @settings(max_examples=60, deadline=None)
+    @given(data=st.data())
+    def test_limits_hold_everybody_has_a_turn_and_the_oldest_is_not_passed_by_for_ever(
+        self, data: st.DataObject
+    ) -> None:
+        router, task = RateLimit(max_concurrency=3), RateLimit(max_concurrency=2, task="t")
+        queues = queues_of(router, task, a=Profile(max_concurrency=1), b=Profile(max_concurrency=2))
+        lines = [self.line(queues, name, which) for name in "ab" for which in ("t", None)]
+        waiting, running = list[Seat](), list[Seat]()
+        for step in range(data.draw(st.integers(5, 60))):
+            now = float(step)
+            ends = data.draw(st.integers(0, 2 * len(running)))
+            if ends < len(running):
+                seat = running.pop(ends)
+                seat.line.leave(seat, now, sent=True)
+            else:
+                seat = data.draw(st.sampled_from(lines)).join(1, now, WORK)
+                waiting.append(seat)
+            running += [seat for seat in waiting if seat.granted]
+            waiting = [seat for seat in waiting if not seat.granted]
+            assert len(running) <= 3
+            for place, most in ((0, 1), (2, 2)):
+                assert sum(seat.line in lines[place : place + 2] for seat in running) <= most
+            assert sum(seat.line in lines[::2] for seat in running) <= 2
+        while waiting:
+            assert running, "somebody waits and nobody is ahead of him"
+            seat = running.pop(0)
+            seat.line.leave(seat, 100.0, sent=True)
+            running += [seat for seat in waiting if seat.granted]
+            waiting = [seat for seat in waiting if not seat.granted]
+
+
+class TestLearned:
+    def test_nothing_is_believed_before_a_refusal(self) -> None:
+        learned = Learned()
+        assert learned.is_nothing
+        assert learned.most(0.0) is None
+
+    def test_a_refusal_shows_the_limit_which_is_tried_again_ever_more_rarely(self) -> None:
+        learned = Learned()
+        learned.refused(8, 0.0, crowded=True)
+        assert learned.most(STEP - 0.1) == 8
+        assert learned.most(STEP) == 9
+        learned.refused(8, STEP, crowded=True)
+        assert learned.most(2.9 * STEP) == 8
+        assert learned.most(3.0 * STEP) == 9
+
+    def test_many_that_were_refused_together_show_one_limit(self) -> None:
+        learned = Learned()
+        for beside in range(50, 7, -1):
+            learned.refused(beside, 0.0, crowded=True)
+        assert learned.most(STEP) == 9
+
+    def test_it_is_forgotten(self) -> None:
+        learned = Learned()
+        learned.refused(2, 0.0, crowded=True)
+        assert learned.most(FORGET + 1.0) is None
+        assert learned.is_nothing
+
+    def test_after_a_refusal_for_another_reason_it_is_begun_with_slowly(self) -> None:
+        learned = Learned()
+        learned.refused(8, 0.0, crowded=False)
+        assert learned.most(1.0) == 1
+        learned.answered()
+        assert learned.most(1.0) == 2
+        for _ in range(100):
+            learned.answered()
+        assert learned.most(1.0) is None
 
 
 class Slow:

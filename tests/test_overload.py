@@ -214,13 +214,19 @@ class TestDeadlines:
         assert len(served) >= 4
         assert len(narrow.asked) == len(served), "a place was spent on an answer that came too late"
 
+    async def test_on_a_guess_of_how_long_answers_take_nobody_is_sent_away(self) -> None:
+        narrow = scripted("narrow", Step(ttft=0.02), max_concurrency=1)
+        async with router_of(narrow) as router:
+            asked = (router.chat.completions.create(messages=HELLO, timeout=2.0) for _ in range(6))
+            assert len(await asyncio.gather(*asked)) == 6
+
 
 class TestPressure:
     HORIZON = 2.0
 
     def fed(self, rate: float, seconds: float, under_way: int, usual: float = 0.1) -> Pressure:
         """A model that answered calmly, and then so many a second, each after so many seconds."""
-        pressure, now = Pressure(), 0.0
+        pressure, now = Pressure(), -(64 * 0.1 + 128 / rate)
         for _ in range(64):
             now += 0.1
             pressure.started("m", 1, now)
@@ -233,15 +239,15 @@ class TestPressure:
         return pressure
 
     def test_a_model_that_answers_as_usual_is_never_left_alone_however_much_it_has(self) -> None:
-        assert self.fed(1000.0, 0.1, 2000).excess("m", 2000, 0.5) == 0.0
+        assert self.fed(1000.0, 0.1, 2000).excess("m", 2000, 0.5, 0.0) == 0.0
 
     def test_a_queue_longer_than_the_request_has_time_for_is_refused_by_as_much(self) -> None:
         pressure = self.fed(100.0, 1.0, 200)
-        assert pressure.excess("m", 100, self.HORIZON) == 0.0
-        assert pressure.excess("m", 200, self.HORIZON) == pytest.approx(2.0 - 1.2, abs=0.1)
+        assert pressure.excess("m", 100, self.HORIZON, 0.0) == 0.0
+        assert pressure.excess("m", 200, self.HORIZON, 0.0) == pytest.approx(2.0 - 1.2, abs=0.1)
 
     def test_a_few_are_always_let_through_so_that_recovery_shows(self) -> None:
-        assert self.fed(1.0, 10.0, 200).excess("m", LEAST, self.HORIZON) == 0.0
+        assert self.fed(1.0, 10.0, 200).excess("m", LEAST, self.HORIZON, 0.0) == 0.0
 
     def test_a_crowd_that_has_just_come_is_no_queue_yet(self) -> None:
         pressure = Pressure()
@@ -250,13 +256,13 @@ class TestPressure:
             pressure.served("m", 0.9, second + 0.9)
         for place in range(500):
             pressure.started("m", place + 1, 30.0)
-        assert pressure.excess("m", 500, self.HORIZON) == 0.0
+        assert pressure.excess("m", 500, self.HORIZON, 30.0) == 0.0
 
     def test_nothing_is_known_of_a_model_that_is_new_or_was_replaced(self) -> None:
         pressure = self.fed(1.0, 10.0, 200)
-        assert pressure.excess("other", 200, self.HORIZON) == 0.0
+        assert pressure.excess("other", 200, self.HORIZON, 0.0) == 0.0
         pressure.forget({"m"})
-        assert pressure.excess("m", 200, self.HORIZON) == 0.0
+        assert pressure.excess("m", 200, self.HORIZON, 0.0) == 0.0
 
     def test_a_host_that_is_asked_for_twice_what_it_can_do_stays_useful(
         self, manual_clock: ManualClock, monkeypatch: pytest.MonkeyPatch

@@ -6,8 +6,9 @@ several processes share. Only `waiting` knows of event loops; everywhere else th
 """
 
 from router.limits.limiter import MOST_WAITING, Limiter
+from router.limits.queues import Queues
 from router.limits.seats import Seat
 from router.limits.store import Ask, Limits, LimitStore
 from router.limits.window import WINDOW
 
-__all__ = ["MOST_WAITING", "WINDOW", "Ask", "LimitStore", "Limiter", "Limits", "Seat"]
+__all__ = ["MOST_WAITING", "WINDOW", "Ask", "LimitStore", "Limiter", "Limits", "Queues", "Seat"]

@@ -16,26 +16,36 @@ CUT = 0.7
 LEAST = 0.05
 #: Seconds in which the belief grows from nothing to all.
 RECOVERY = 300.0
+#: Seconds within which a second refusal makes the first more than an accident: requests travel for different
+#: times, and the last of a full minute may arrive within that of the first.
+SUSPICION = 180.0
 #: Seconds that a model is given when it refuses and does not say for how long.
 PAUSE = 1.0
 #: The longest of these, which double while it goes on refusing.
 MOST_PAUSE = 16.0
+#: A refusal when less than this share of a minute's limit was sent tells that it is counted by the second.
+EARLY = 0.8
+#: Seconds without a refusal after which a model is no longer believed to count by the second.
+PACED = 1800.0
+#: How many times as long as even steps those of requests to such a model are: they do not travel evenly.
+WIDER = 1.03
 
 
 class Belief:
-    """What share of its declared limits a model is believed to grant.
+    """What share of its declared limits a model is believed to grant, and how evenly it wants requests.
 
     Attributes:
         blocked_until: When it may be asked again at the earliest.
     """
 
-    __slots__ = ("_at", "_pause", "_share", "blocked_until")
+    __slots__ = ("_at", "_paced", "_pause", "_share", "blocked_until")
 
     def __init__(self) -> None:
         self.blocked_until = -math.inf
         self._share = 1.0
         self._at = -math.inf
         self._pause = PAUSE
+        self._paced = False
 
     def share(self, now: float) -> float:
         """Of the limits, from 0 to 1."""
@@ -47,14 +57,33 @@ class Belief:
         """What is believed to be left of a limit; at least 1."""
         return max(int(limit * self.share(now)), 1)
 
-    def refused(self, sent_at: float, wait: float | None, now: float) -> None:
+    def paced(self, now: float) -> bool:
+        """Whether requests must be spread evenly over the minute."""
+        if self._paced and now - self._at > PACED:
+            self._paced = False
+        return self._paced
+
+    def refused(self, sent_at: float, wait: float | None, now: float, used: float = 1.0) -> None:
         """The backend refused a request that was sent at a time, and asked to wait so many seconds.
 
-        Of many that were under way when the first was refused, the others tell nothing new.
+        Of many that were under way when the first was refused, the others tell nothing new. The first refusal
+        lowers nothing: it may be one of a full minute that arrived a little early.
+
+        Args:
+            sent_at: When the request was sent.
+            wait: Seconds; None: it did not say.
+            now: Seconds.
+            used: What share of a minute's limit had been sent.
         """
         if sent_at >= self._at:
-            self._pause = PAUSE if self.share(now) >= 1.0 else min(self._pause * 2, MOST_PAUSE)
-            self._share = max(self.share(now) * CUT, LEAST)
+            again = now - self._at <= SUSPICION
+            self._pause = min(self._pause * 2, MOST_PAUSE) if again else PAUSE
+            if used < EARLY and not self.paced(now):
+                self._paced = True
+            elif again:
+                self._share = max(self.share(now) * CUT, LEAST)
+            else:
+                self._share = self.share(now)
             self._at = now
         self.block(now + (self._pause if wait is None else wait))
 

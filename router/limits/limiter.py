@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import ClassVar
 
 from router.limits.counts import Counts
+from router.limits.hall import Hall
 from router.limits.seats import Seat, State
 from router.limits.store import Ask, Limits, LimitStore
 from router.profile import Profile
@@ -26,28 +28,49 @@ MOST_WAITING = 10_000
 MOST_WORK = 1e9
 #: Requests that ask the store together.
 MOST_ASKED = 64
+NO_LIMITS = Limits(None, None, None)
 
 
 class Limiter:
-    """What one model may take in a minute and at once, and a queue in order of arrival."""
+    """What one model may take in a minute and at once, and a queue in order of arrival.
 
-    def __init__(self, limits: Limits, *, model: str = "", store: LimitStore | None = None) -> None:
+    Attributes:
+        gates: The limits that hold: the model's own first, then those of the task and of the router.
+        paused_until: Before that the store need not be asked.
+    """
+
+    MOST_ASKED: ClassVar[int] = MOST_ASKED
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        model: str = "",
+        store: LimitStore | None = None,
+        hall: Hall | None = None,
+        gates: Sequence[Counts] = (),
+    ) -> None:
         """Nothing was sent yet.
 
         Args:
             limits: What the model declares.
             model: Its name, for the store.
             store: Where other processes' requests to it are counted, too; None: this process is alone.
+            hall: Where other lines are that share some of the limits; None: there are none.
+            gates: The model's own limits, counted together with other lines, and all others that hold; empty:
+                the model's alone.
         """
-        self._limits = limits
-        self._model = model
         self._store = store
-        self._lock = threading.Lock()
-        self._counts = Counts(limits)
+        self._hall = Hall() if hall is None else hall
+        self._counts = gates[0] if gates else Counts(limits, model)
+        self.gates = tuple(gates) if gates else (self._counts,)
+        self._shared = tuple(gate for gate in self.gates if gate.limits != NO_LIMITS)
+        self.asks = store is not None and bool(self._shared)
+        self.paused_until = -math.inf
         self._queue: OrderedDict[int, Seat] = OrderedDict()
-        self._queued_tokens = 0
         self._work = 0.0  # of all that wait or run
-        self._number = 0
+        self._running = 0
+        self._strangers = 0
         self._asking: list[Seat] = []
         self._asked = 0  # of these, those that have not left meanwhile
         self._pause: float | None = None  # seconds for which the store has nothing, since nobody knows when
@@ -57,7 +80,37 @@ class Limiter:
     def of(cls, profile: Profile, model: str = "", store: LimitStore | None = None) -> Limiter | None:
         """A limiter for a model; None if it declares no limit."""
         limits = Limits(profile.rpm, profile.tpm, profile.max_concurrency)
-        return None if limits == (None, None, None) else cls(limits, model=model, store=store)
+        return None if limits == NO_LIMITS else cls(limits, model=model, store=store)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is declared, and nothing that was learned holds: it is of no use then."""
+        return not self._shared and not self._queue and self._counts.learned.is_nothing
+
+    def count_strangers(self, requests: int) -> None:
+        """So many requests are under way that never asked for a turn: each is to leave by `stranger_left`."""
+        with self._hall.lock:
+            self._strangers = requests
+            self._counts.running += requests
+
+    def stranger_left(self, now: float) -> None:
+        """One of them is over."""
+        with self._hall.lock:
+            if not self._strangers:
+                return
+            self._strangers -= 1
+            self._counts.running = max(self._counts.running - 1, 0)
+            woken, asks = self._hall.pump(now)
+        self._tell(woken, asks, None, now)
+
+    def begun(self, seat: Seat, now: float) -> None:
+        """A request is sent only now, later than it was let go."""
+        with self._hall.lock:
+            self._counts.begun(seat, now)
+
+    def answered(self) -> None:
+        """The backend answered a request."""
+        self._counts.learned.answered()
 
     @property
     def waiting(self) -> int:
@@ -71,18 +124,21 @@ class Limiter:
 
     def wait(self, tokens: float, now: float) -> float:
         """Seconds that one more request of so many tokens would wait, behind all who wait now."""
-        with self._lock:
-            return self._forecast(len(self._queue), self._queued_tokens, math.ceil(tokens), now)
+        with self._hall.lock:
+            tokens = max(math.ceil(tokens), 1)
+            return max(
+                gate.forecast(gate.queued, gate.queued_tokens, tokens, self._service(), now)
+                for gate in self.gates
+            )
 
     def left(self, seat: Seat, now: float) -> float:
         """Seconds that a request in the queue will still wait, about."""
-        with self._lock:
+        with self._hall.lock:
             if seat.state is not State.WAITING:
                 return 0.0
             # Of those who were before it some may have left: it is no later than that.
-            ahead = min(seat.number - next(iter(self._queue)), len(self._queue) - 1)
-            mean = self._queued_tokens // len(self._queue)
-            return self._forecast(ahead, ahead * mean, seat.tokens, now)
+            before = seat.number - self.head.number
+            return max(self._left_at(gate, seat, before, now) for gate in self.gates)
 
     def join(self, tokens: float, now: float, work: float, *, at_once: bool = False) -> Seat:
         """A request arrives; it has its turn at once, or waits, or is turned away.
@@ -93,17 +149,17 @@ class Limiter:
             work: Seconds that it is predicted to keep its place.
             at_once: Whether it is of no use to wait.
         """
-        with self._lock:
-            seat = Seat(self._number, math.ceil(tokens), min(max(0.0, work), MOST_WORK))
+        with self._hall.lock:
+            seat = Seat(self, self._hall.number, math.ceil(tokens), min(max(0.0, work), MOST_WORK))
             if len(self._queue) >= MOST_WAITING:
                 seat.state = State.OVER
                 return seat
-            self._number += 1
+            self._hall.number += 1
             self._queue[seat.number] = seat
-            self._queued_tokens += seat.tokens
+            self._line_up(1, seat.tokens)
             self._work += seat.work
-            woken, ask = self._pump(now)
-        self._tell(woken, ask, seat, now)
+            woken, asks = self._hall.pump(now)
+        self._tell(woken, asks, seat, now)
         if at_once and seat.state is State.WAITING:
             self.leave(seat, now)
         return seat
@@ -114,13 +170,13 @@ class Limiter:
         Returns:
             When to ask again at the latest: infinite if `wake` will be called before that is of use.
         """
-        with self._lock:
+        with self._hall.lock:
             seat.wake = wake
-            woken, ask = self._pump(now)
-            first = seat.state is State.WAITING and next(iter(self._queue)) == seat.number
+            woken, asks = self._hall.pump(now)
+            first = seat.state is State.WAITING and self.head is seat
             # While the store is asked for others, nothing can be said: its answer wakes the first.
             at = self._told[1] if first and not self._asking else math.inf
-        self._tell(woken, ask, seat, now)
+        self._tell(woken, asks, seat, now)
         return at
 
     def leave(self, seat: Seat, now: float, *, sent: bool = False) -> None:
@@ -128,129 +184,182 @@ class Limiter:
 
         `sent`: it went to the backend, and counts in its minute.
         """
-        with self._lock:
+        with self._hall.lock:
             if seat.state is State.OVER:
                 return
             was_granted = self._remove(seat, sent=sent)
-            woken, ask = self._pump(now)
-        if was_granted and self._store is not None and (self._limits.max_concurrency or not sent):
-            self._store.give(self._model, unsent=None if sent else seat.tokens, age=now - seat.sent_at)
-        self._tell(woken, ask, None, now)
+            woken, asks = self._hall.pump(now)
+        if was_granted:
+            self._give(seat, now, sent=sent)
+        self._tell(woken, asks, None, now)
 
     def settle(self, seat: Seat, tokens: float, now: float) -> None:
         """A request took so many tokens. Less than it was taken for makes room for others."""
-        with self._lock:
-            more = self._counts.settle(seat, math.ceil(tokens))
-            woken, ask = self._pump(now) if more < 0 else ([], None)
-        if more and self._store is not None and self._limits.tpm is not None:
-            self._store.correct(self._model, more, age=now - seat.sent_at)
-        self._tell(woken, ask, None, now)
+        with self._hall.lock:
+            more = max(math.ceil(tokens), 1) - seat.tokens if seat.grains else 0
+            for gate in self.gates:
+                gate.correct(seat, more)
+            seat.tokens += more
+            woken, asks = self._hall.pump(now) if more < 0 else ([], [])
+        if more and self._store is not None:
+            for gate in self._shared:
+                if gate.limits.tpm is not None:
+                    self._store.correct(gate.name, more, age=now - seat.sent_at)
+        self._tell(woken, asks, None, now)
 
     def refused(self, seat: Seat, wait: float | None, now: float, *, doubt: bool = True) -> None:
         """The backend refused a request, and asked to wait for so many seconds; None: it did not say.
 
-        `doubt`: because of a limit, so that less of what is declared is believed for a while.
+        `doubt`: because of a limit, so that less of what is declared may be believed for a while.
         """
-        with self._lock:
+        with self._hall.lock:
             if doubt:
-                self._counts.belief.refused(seat.sent_at, wait, now)
+                self._counts.belief.refused(seat.sent_at, wait, now, self._counts.used())
             elif wait is not None:
                 self._counts.belief.block(now + wait)
 
+    def crowded(self, sent_at: float, wait: float | None, now: float, *, crowded: bool) -> None:
+        """A backend that declares no limit refused a request.
+
+        Args:
+            sent_at: When that was sent.
+            wait: Seconds that it asked to wait; None: it did not say.
+            now: Seconds.
+            crowded: Whether it had not lately answered beside as many others as this one was sent beside.
+        """
+        with self._hall.lock:
+            counts = self._counts
+            counts.learned.refused(counts.running - 1, now, crowded=crowded)
+            if wait is not None or not crowded:
+                counts.belief.refused(sent_at, wait, now)
+
     def after_fork(self) -> None:
         """In a child process: nothing of the parent's is running or waiting here."""
-        self._lock = threading.Lock()
-        self._counts.running, self._work = 0, 0.0
-        self._queue, self._queued_tokens = OrderedDict(), 0
+        self._hall.lock = threading.Lock()
+        self._hall.waiting.clear()
+        for gate in self.gates:
+            gate.running = gate.queued = gate.queued_tokens = 0
+        self._running, self._work, self._strangers = 0, 0.0, 0
+        self._queue = OrderedDict()
         self._asking, self._asked = [], 0
-        self._pause, self._told = None, (-1, math.inf)
+        self._pause, self._told, self.paused_until = None, (-1, math.inf), -math.inf
 
     # --- under the lock ---
 
     def _service(self) -> float:
         """Predicted seconds that one of those who wait or run keeps its place, on average."""
-        return self._work / max(self._counts.running + len(self._queue), 1)
+        return self._work / max(self._running + len(self._queue), 1)
 
-    def _forecast(self, ahead: int, tokens_ahead: int, tokens: int, now: float) -> float:
-        return self._counts.forecast(ahead, tokens_ahead, max(tokens, 1), self._service(), now)
+    def _left_at(self, gate: Counts, seat: Seat, before: int, now: float) -> float:
+        """Seconds until one of the limits lets a request go, before which so many came that wait, at most."""
+        ahead = min(before, gate.queued - 1)
+        mean = gate.queued_tokens // gate.queued
+        return gate.forecast(ahead, ahead * mean, seat.tokens, self._service(), now)
 
-    def _pump(self, now: float) -> tuple[list[Seat], Ask | None]:
-        """Lets go who may go. Returns who is to be woken, and what to ask the store."""
+    def _line_up(self, requests: int, tokens: int) -> None:
+        for gate in self.gates:
+            gate.line_up(requests, tokens)
+        if self._queue:
+            self._hall.waiting[self] = None
+        else:
+            self._hall.waiting.pop(self, None)
+
+    @property
+    def head(self) -> Seat:
+        """Who came first of those that wait. The lock must be held, for all that follows, too."""
+        return next(iter(self._queue.values()))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody waits."""
+        return not self._queue
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether the store is asked, and was not heard of yet."""
+        return bool(self._asking)
+
+    def let_go(self, now: float) -> Seat:
+        """The first has its turn, or is asked for."""
+        seat = self._queue.pop(self.head.number)
+        self._line_up(-1, -seat.tokens)
+        for gate in self.gates:
+            gate.take(seat, now)
+        self._running += 1
+        seat.state = State.ASKED if self.asks else State.GRANTED
+        return seat
+
+    def ask(self, seats: list[Seat], now: float) -> Ask:
+        """What to ask the store for those who were let go."""
+        self._asking, self._asked = seats, len(seats)
+        first, *others = self._shared
+        also = tuple((gate.name, gate.allowed(now)) for gate in others)
+        tokens = tuple(seat.tokens for seat in seats)
+        return Ask(first.name, first.allowed(now), tokens, self._service(), also)
+
+    def rest(self, now: float) -> None:
+        """Leaves the store alone for as long as it said; its answer came without a clock."""
         if self._pause is not None:
-            self._counts.belief.block(now + self._pause)
-            self._pause = None
-        if not self._queue or self._asking:
-            return [], None
-        allowed = self._counts.allowed(now)
-        taken: list[Seat] = []
-        at = now
-        while self._queue and (self._store is None or len(taken) < MOST_ASKED):
-            seat = next(iter(self._queue.values()))
-            at = self._counts.free_at(seat.tokens, allowed, now)
-            if at > now:
-                break
-            del self._queue[seat.number]
-            self._queued_tokens -= seat.tokens
-            self._counts.take(seat, now)
-            seat.state = State.GRANTED if self._store is None else State.ASKED
-            taken.append(seat)
-        if self._store is not None and taken:
-            self._asking, self._asked = taken, len(taken)
-            return [], Ask(self._model, allowed, tuple(seat.tokens for seat in taken), self._service())
-        return [*taken, *self._first(at)], None
+            self.paused_until, self._pause = now + self._pause, None
 
-    def _first(self, at: float) -> list[Seat]:
+    def first(self, at: float) -> list[Seat]:
         """The first in the queue, unless it will look again early enough by itself."""
-        if not self._queue:
-            return []
-        number, seat = next(iter(self._queue.items()))
+        seat = self.head
         known, told = self._told
-        self._told = number, at
-        return [] if number == known and at >= told else [seat]
+        self._told = seat.number, at
+        return [] if seat.number == known and at >= told else [seat]
 
     def _remove(self, seat: Seat, *, sent: bool) -> bool:
         """Takes a request out of wherever it is. Returns whether it had its turn."""
         state, seat.state = seat.state, State.OVER
         if state is State.OVER:
             return False
-        alone = self._counts.running + len(self._queue) <= 1
+        alone = self._running + len(self._queue) <= 1
         self._work = 0.0 if alone else max(self._work - seat.work, 0.0)  # sums of fractions drift
         if state is State.WAITING:
             del self._queue[seat.number]
-            self._queued_tokens -= seat.tokens
+            self._line_up(-1, -seat.tokens)
         else:
-            self._counts.leave(seat, sent=sent)
+            for gate in self.gates:
+                gate.leave(seat, sent=sent)
+            self._running = max(self._running - 1, 0)
             self._asked -= state is State.ASKED
         return state is State.GRANTED
 
     # --- outside of it: what is called may call back ---
 
-    def _tell(self, woken: list[Seat], ask: Ask | None, own: Seat | None, now: float) -> None:
+    def _give(self, seat: Seat, now: float, *, sent: bool) -> None:
+        """Tells the store that a request is over."""
+        if self._store is None:
+            return
+        for gate in self._shared:
+            if gate.limits.max_concurrency or not sent:
+                age = max(now - seat.sent_at, 0.0)
+                self._store.give(gate.name, unsent=None if sent else seat.tokens, age=age)
+
+    def _tell(self, woken: list[Seat], asks: list[tuple[Limiter, Ask]], own: Seat | None, now: float) -> None:
         """Wakes, and asks the store. `own`: its caller is awake, and looks by itself."""
-        while woken or ask is not None:
-            if ask is not None and self._store is not None:
-                self._store.take(ask, partial(self._answered, now))
+        while woken or asks:
+            for line, ask in asks:
+                if line._store is not None:  # noqa: SLF001 - its own kind
+                    line._store.take(ask, partial(line._answered, now))  # noqa: SLF001 - as above
             gone = [seat for seat in woken if seat is not own and seat.wake is not None and not seat.wake()]
             # Those whose loops are closed will never come: the next ones are let go instead.
-            woken, ask = self._drop(gone, now)
+            woken, asks = self._drop(gone, now)
 
-    def _drop(self, seats: list[Seat], now: float) -> tuple[list[Seat], Ask | None]:
+    def _drop(self, seats: list[Seat], now: float) -> tuple[list[Seat], list[tuple[Limiter, Ask]]]:
         if not seats:
-            return [], None
-        with self._lock:
-            granted = [seat for seat in seats if self._remove(seat, sent=False)]
-            woken, ask = self._pump(now)
-        self._give_unsent(granted, now)
-        return woken, ask
-
-    def _give_unsent(self, seats: list[Seat], now: float) -> None:
-        if self._store is not None:
-            for seat in seats:
-                self._store.give(self._model, unsent=seat.tokens, age=max(now - seat.sent_at, 0.0))
+            return [], []
+        with self._hall.lock:
+            granted = [(seat.line, seat) for seat in seats if seat.line._remove(seat, sent=False)]  # noqa: SLF001 - as above
+            woken, asks = self._hall.pump(now)
+        for line, seat in granted:
+            line._give(seat, now, sent=False)  # noqa: SLF001 - as above
+        return woken, asks
 
     def _answered(self, asked_at: float, granted: int, pause: float) -> None:
         """The store said how many of those who asked may go. The others come first again, in their order."""
-        with self._lock:
+        with self._hall.lock:
             asked, self._asking, self._asked = self._asking, [], 0
             lost = [seat for seat in asked[:granted] if seat.state is State.OVER]
             woken = [seat for seat in asked[:granted] if seat.state is State.ASKED]
@@ -258,15 +367,24 @@ class Limiter:
                 seat.state = State.GRANTED
             for seat in reversed(asked[granted:]):
                 if seat.state is State.ASKED:
-                    self._counts.leave(seat, sent=False)
-                    seat.state = State.WAITING
-                    self._queue[seat.number] = seat
-                    self._queue.move_to_end(seat.number, last=False)
-                    self._queued_tokens += seat.tokens
+                    self._come_back(seat)
             if granted < len(asked):
                 self._pause = pause
-            self._told = (-1, math.inf)
-            if self._queue:  # the first has a clock, and asks on
-                woken.append(next(iter(self._queue.values())))
-        self._give_unsent(lost, asked_at)
-        self._tell(woken, None, None, asked_at)
+            # The first of each line has a clock, and asks on: room may have come back for all.
+            for line in self._hall.waiting:
+                line._told = (-1, math.inf)  # noqa: SLF001 - as above
+                if not line._asking:  # noqa: SLF001 - as above
+                    woken.append(line.head)
+        for seat in lost:
+            self._give(seat, asked_at, sent=False)
+        self._tell(woken, [], None, asked_at)
+
+    def _come_back(self, seat: Seat) -> None:
+        """A request that the store has no room for waits again, before all others."""
+        for gate in self.gates:
+            gate.leave(seat, sent=False)
+        self._running -= 1
+        seat.state = State.WAITING
+        self._queue[seat.number] = seat
+        self._queue.move_to_end(seat.number, last=False)
+        self._line_up(1, seat.tokens)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from router.limits.window import Grain
+if TYPE_CHECKING:
+    from router.limits.counts import Counts
+    from router.limits.limiter import Limiter
+    from router.limits.window import Grain
 
 __all__ = ["Seat", "State"]
 
@@ -24,24 +28,26 @@ class Seat:
     """One request's place. Changed by its limiter only, under the limiter's lock.
 
     Attributes:
+        line: Where it waits.
         number: Its place in the order of arrival.
         tokens: What it takes of a minute's tokens; above 0.
         work: Predicted seconds that it keeps its place at the model.
         state: Where it stands.
         sent_at: When it had its turn; infinite before.
-        grain: Where it is counted in the window; None before.
+        grains: Where it is counted, by its limits; empty before.
         wake: Wakes who waits for it; returns False if nobody ever will.
     """
 
-    __slots__ = ("grain", "number", "sent_at", "state", "tokens", "wake", "work")
+    __slots__ = ("grains", "line", "number", "sent_at", "state", "tokens", "wake", "work")
 
-    def __init__(self, number: int, tokens: int, work: float) -> None:
+    def __init__(self, line: Limiter, number: int, tokens: int, work: float) -> None:
+        self.line = line
         self.number = number
         self.tokens = max(tokens, 1)
         self.work = work
         self.state = State.WAITING
         self.sent_at = math.inf
-        self.grain: Grain | None = None
+        self.grains: dict[Counts, Grain] = {}
         self.wake: Callable[[], bool] | None = None
 
     @property

@@ -29,12 +29,14 @@ class Ask(NamedTuple):
         limits: What it may take at this moment.
         tokens: Of each request.
         service: Seconds that a request usually takes.
+        also: Other limits that hold for each of them, by the names that all processes have for them.
     """
 
     model: str
     limits: Limits
     tokens: tuple[int, ...]
     service: float
+    also: tuple[tuple[str, Limits], ...] = ()
 
 
 class LimitStore(Protocol):

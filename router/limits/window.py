@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 
-__all__ = ["GRAIN", "SLACK", "WINDOW", "Grain", "Window"]
+__all__ = ["GRAIN", "MINUTE", "SLACK", "WINDOW", "Grain", "Window"]
 
 #: Seconds that a request may travel longer than one sent a minute later: the backend counts arrivals.
 SLACK = 0.25
-#: Seconds that a request counts for.
-WINDOW = 60.0 + SLACK
+#: Seconds that a backend counts a request for.
+MINUTE = 60.0
+#: Seconds that we count it for.
+WINDOW = MINUTE + SLACK
 #: Seconds within which requests are counted together. So no look at a window is longer than 240 steps,
 #: whatever the limit; a request may count for so much longer than its own minute.
 GRAIN = 0.25
