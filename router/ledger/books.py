@@ -13,18 +13,22 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
-from router.ledger.money import Account, Refusal, to_text, to_units, window
+from router.ledger.money import Account, Refusal, Standing, to_text, to_units, window
 
 if TYPE_CHECKING:
     from router.config import Budget
 
 __all__ = ["Books", "Held", "Snapshot"]
 
+#: Hours after which everything is read again: others delete what reserves nothing any more after twice that
+#: (`router.ledger.owners`), and who did not look meanwhile would count it for ever.
+AWAY_HOURS = 24
+
 SETTLED = ""
 """The owner of what is settled."""
 
-Snapshot = tuple[tuple[int, int, int], ...]
-"""Per budget, in the order declared: the period's first hour, the first hour after it, attodollars left."""
+Snapshot = tuple[Standing, ...]
+"""Per budget, in the order declared."""
 
 
 class Held(NamedTuple):
@@ -85,8 +89,7 @@ class Books:
     def reserve(self, key: str, model: str, task: str, units: int) -> Refusal | None:
         """Sets an amount aside if every budget that covers it has room."""
         if key in self.held:
-            because = f"ledger: {key!r} has a reservation already"
-            return Refusal(None, Decimal(0), Decimal(to_text(units)), because)
+            return self.taken(key, units)
         for account in self.accounts:
             if (
                 units
@@ -97,6 +100,35 @@ class Books:
         self._hold(key, Held(self._hour, model, task, units))
         self._add(self._hour, _Key(self._owner, model, task), units)
         return None
+
+    @staticmethod
+    def taken(key: str, units: int) -> Refusal:
+        """The refusal of a second reservation under one key."""
+        because = f"ledger: {key!r} has a reservation already"
+        return Refusal(None, Decimal(0), Decimal(to_text(units)), because)
+
+    def refusal(self, model: str, task: str, units: int) -> Refusal:
+        """The refusal of an amount that does not fit, or fits only if those before it are passed over.
+
+        By the budget that can give it last: one that is spent, else the one that has least left.
+        """
+        accounts = [self.accounts[place] for place in self.covering(model, task)]
+        return min(accounts, key=lambda one: (units <= one.free, one.left)).refusal(units)
+
+    def covering(self, model: str, task: str) -> tuple[int, ...]:
+        """The places of the accounts that such a request needs money from."""
+        return tuple(place for place, account in enumerate(self.accounts) if account.covers(model, task))
+
+    def restore(self) -> int:
+        """Sets aside again what this writer holds and others freed. Returns how much, in attodollars."""
+        held: dict[tuple[int, _Key], int] = {}
+        for at, model, task, units in self.held.values():
+            where = at, _Key(self._owner, model, task)
+            held[where] = held.get(where, 0) + units
+        missing = {where: units - self._amount(*where) for where, units in held.items()}
+        for (at, key), units in missing.items():
+            self._add(at, key, units)
+        return sum(missing.values())
 
     def settle(self, key: str, model: str, task: str, units: int | None) -> None:
         """Puts what was really spent (None: nothing) in the place of a reservation."""
@@ -141,7 +173,9 @@ class Books:
 
     def snapshot(self) -> Snapshot:
         """What is left, for readers on other threads."""
-        return tuple((account.start, account.end, account.left) for account in self.accounts)
+        return tuple(
+            Standing(account.start, account.end, account.left, account.free) for account in self.accounts
+        )
 
     def _load(self, hour: int) -> None:
         self._hour = hour
@@ -159,9 +193,9 @@ class Books:
 
     def _roll(self, hour: int) -> None:
         """Moves on to another hour; back to an earlier one, too, if the clock was set back."""
-        floor, self._hour = self._floor, hour
+        floor, away, self._hour = self._floor, abs(hour - self._hour), hour
         moved = self._move_windows(hour)
-        if self._floor < floor:
+        if self._floor < floor or away >= AWAY_HOURS:
             self._load(hour)
             return
         for old in [at for at in self._amounts if at < self._floor]:

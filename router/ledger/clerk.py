@@ -13,43 +13,28 @@ import sqlite3
 import uuid
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from router.errors import ConfigurationError
 from router.ledger.books import Books, Snapshot
-from router.ledger.money import Refusal, clean, hour_of, to_units, to_usd
+from router.ledger.entries import Row, insert
+from router.ledger.money import Refusal, hour_of, to_usd
 from router.ledger.operations import Answer, Change, Give, Reserve, Settle, Take, Visit
-from router.ledger.owners import Owner, reap, release
+from router.ledger.owners import BEAT, Owner, is_signed_in, reap, release
 from router.ledger.rates import Rates
-from router.ledger.rows import (
-    INSERT_ATTEMPT,
-    INSERT_DECISION,
-    Exchange,
-    Feedback,
-    attempt_money,
-    attempt_rows,
-    decision_row,
-    text_row,
-    trim,
-)
+from router.ledger.rows import trim
 
 if TYPE_CHECKING:
     from router.config import Budget
-    from router.decision import Decision
 
 __all__ = ["Clerk", "Row"]
 
 _log = logging.getLogger("router.ledger")
 _T = TypeVar("_T")
 
-Row: TypeAlias = "tuple[Decision, Exchange | None] | Feedback"
-
-#: Rows encoded at a stretch. Encoding holds the interpreter's lock, inserting gives it back after each row;
-#: short stretches keep event loops responsive.
-STRETCH = 32
-
-_INSERT_TEXT = "INSERT OR REPLACE INTO texts VALUES (?, ?, ?)"
-_INSERT_FEEDBACK = "INSERT INTO feedback (decision_id, score, at) VALUES (?, ?, ?)"
+#: Seconds between two signs of life from which on this process must itself have been stopped (the machine
+#: slept): then the others' silence says nothing.
+SLEPT = 3.0 * BEAT
 _FAILURES = (sqlite3.Error, ConfigurationError)
 
 
@@ -87,6 +72,7 @@ class Clerk:
         self._books: Books | None = None
         self._rates: Rates | None = None
         self._signed = False
+        self._beat_at: float | None = None
         self._owed: dict[str, Settle] = {}
         self._complained = False
         self.snapshot: Snapshot = ()
@@ -147,12 +133,15 @@ class Clerk:
             return
         try:
             connection, _ = self._open()
+            now, before = self._wall(), self._beat_at
+            self._beat_at = now
+            slept = before is not None and abs(now - before) > SLEPT
             try:
-                reap(connection, self._wall(), but=self._name)
+                reap(connection, now, but=self._name, by_beat=not slept)
             finally:
                 self._roll_back(connection)
             if self._signed:
-                self._commit(lambda _: self._sign(connection))
+                self._commit(lambda books: self._sign(connection, books))
         except _FAILURES as error:
             self._complain(error, "cannot be kept up")
 
@@ -220,8 +209,8 @@ class Clerk:
                 connection.execute("ROLLBACK")
 
     def _money(self, books: Books, operations: Sequence[Change]) -> list[Answer]:
-        if not self._signed and self._connection is not None:
-            self._sign(self._connection)
+        if self._connection is not None and not (self._signed and self._is_known(self._connection)):
+            self._sign(self._connection, books)
         for settle in self._owed.values():
             books.settle(settle.key, settle.model, settle.task, settle.units)
         return [self._change(books, operation) for operation in operations]
@@ -240,9 +229,21 @@ class Clerk:
                     self._rates.correct(operation.model, operation.requests, operation.tokens, operation.at)
         return True
 
-    def _sign(self, connection: sqlite3.Connection) -> None:
-        if self._shared:
-            Owner.here(self._name).sign(connection, self._wall())
+    def _is_known(self, connection: sqlite3.Connection) -> bool:
+        return not self._shared or is_signed_in(connection, self._name)
+
+    def _sign(self, connection: sqlite3.Connection, books: Books) -> None:
+        """Says that this writer lives; if it was taken for dead meanwhile, it sets aside again what it holds.
+
+        Others may have reserved what they freed: then more may be spent than a budget allows, by as much as
+        the calls cost that were under way here. That is told, and from now on it is counted.
+        """
+        if not self._shared:
+            return
+        buried = self._signed and not is_signed_in(connection, self._name)
+        if buried and (usd := to_usd(books.restore())):
+            _log.warning("others took this process for dead: %s USD are set aside again for its calls", usd)
+        Owner.here(self._name).sign(connection, self._wall())
 
     def _fail(self, operation: Change, error: Exception) -> Answer:
         match operation:
@@ -266,41 +267,6 @@ class Clerk:
 
     def _insert(self, books: Books, batch: Sequence[Row]) -> None:
         connection = self._open()[0]
-        last = connection.execute("SELECT coalesce(max(n), 0) FROM decisions").fetchone()[0]
-        for start in range(0, len(batch), STRETCH):
-            last = self._insert_some(connection, books, batch[start : start + STRETCH], last)
+        last = insert(connection, books, batch)
         if not self._shared:
             trim(connection, last)
-
-    def _insert_some(
-        self, connection: sqlite3.Connection, books: Books, batch: Sequence[Row], last: int
-    ) -> int:
-        decisions, attempts, texts, scores = [], [], [], []
-        for row in batch:
-            if isinstance(row, Feedback):
-                scores.append(row)
-                continue
-            decision, exchange = row
-            last += 1
-            decisions.append(decision_row(last, decision))
-            attempts += attempt_rows(last, decision)
-            if exchange is not None:
-                texts.append(text_row(last, exchange))
-            self._spend(books, decision)
-        for statement, rows in (
-            (INSERT_DECISION, decisions),
-            (INSERT_ATTEMPT, attempts),
-            (_INSERT_TEXT, texts),
-            (_INSERT_FEEDBACK, scores),
-        ):
-            if rows:
-                connection.executemany(statement, rows)
-        return last
-
-    def _spend(self, books: Books, decision: Decision) -> None:
-        """Books what no budget covers; what a budget covers is booked when it is settled, and only then."""
-        task = clean(decision.features.task or "")
-        for attempt in decision.attempts:
-            usd, model = attempt_money(attempt), clean(attempt.model)
-            if usd is not None and not any(account.covers(model, task) for account in books.accounts):
-                books.spend(hour_of(decision.at), model, task, to_units(usd))

@@ -16,10 +16,13 @@ from router.ledger.process import PROCESS
 if TYPE_CHECKING:
     import sqlite3
 
+    from pydantic import SecretStr
+
     from router.config import Budget
+    from router.ledger.operations import Operation
     from router.ledger.writer import Writer
 
-__all__ = ["Desk", "let_go"]
+__all__ = ["Desk", "FarDesk", "let_go"]
 
 
 class Desk:
@@ -53,6 +56,32 @@ class Desk:
         """The writer of this process."""
         writer = self.known_writer()
         return self._renew() if writer is None else writer
+
+    def submit(self, operation: Operation) -> None:
+        """Has the writer do something; what comes after the end is turned away."""
+        if self.closed:
+            from router.ledger.operations import turn_away
+
+            turn_away(operation)
+        else:
+            self.writer().submit(operation)
+
+    def flush(self, timeout: float | None) -> bool:
+        """Waits until all that was queued is done. Returns whether that was in time (s)."""
+        from router.errors import RouterClosedError
+        from router.ledger.operations import Visit
+
+        if self.closed:
+            return True
+        if self.writer().on_own_thread():
+            raise RuntimeError("a callback of the ledger must not wait for the ledger's own thread")
+        visit = Visit(None)
+        self.submit(visit)
+        try:
+            visit.future.result(timeout)
+        except (TimeoutError, RouterClosedError):
+            return False
+        return True
 
     def known_writer(self) -> Writer | None:
         """The writer, unless there is none in this process yet."""
@@ -88,7 +117,33 @@ class Desk:
         path = self._path
         connect = open_memory if path is None else functools.partial(open_file, path)
         clerk = Clerk(connect, self._budgets, shared=path is not None, wall=self._wall, connection=connection)
-        return Writer(clerk, watch=path is not None and bool(self._budgets), on_drop=self.drop)
+        return Writer(
+            clerk,
+            budgets=self._budgets,
+            watch=path is not None and bool(self._budgets),
+            on_drop=self.drop,
+        )
+
+
+class FarDesk(Desk):
+    """The way to the writer whose books are on a server, for money and limits alone."""
+
+    def __init__(self, url: SecretStr, budgets: Sequence[Budget], wall: Callable[[], float]) -> None:
+        """Connects to nothing yet.
+
+        Raises:
+            ConfigurationError: if the URL is none, or what talks to the server is not installed.
+        """
+        super().__init__(None, budgets, wall)
+        self._url = url
+        self._writer = self._hire(None)
+
+    def _hire(self, _: sqlite3.Connection | None) -> Writer:
+        from router.ledger.writer import Writer
+        from router.loading import load_keeper
+
+        keeper = load_keeper(self._url, self._budgets, self._wall)
+        return Writer(keeper, budgets=self._budgets, watch=True, on_drop=self.drop)
 
 
 def let_go(desk: Desk) -> None:

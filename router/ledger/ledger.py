@@ -11,14 +11,17 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from router.ledger.desk import Desk, let_go
-from router.ledger.money import Account, Refusal, clean, hour_of, to_units, to_usd
+from router.ledger.desk import Desk, FarDesk, let_go
+from router.ledger.money import Refusal, clean, to_units, to_usd
 from router.ledger.process import PROCESS
 from router.ledger.reports import READ_WAITS, Reports
-from router.ledger.rows import Exchange, Feedback
+from router.ledger.rows import Exchange, Feedback, attempt_money
 from router.ledger.sharing import SharedLimits
+from router.ledger.standing import Standings
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from router.config import Budget
     from router.decision import Decision
     from router.ledger.operations import Reserve, Settle
@@ -53,6 +56,7 @@ class Ledger(Reports):
         *,
         keep_text: bool = False,
         wall: Callable[[], float] = time.time,
+        shared: SecretStr | None = None,
     ) -> None:
         """Opens the file, and creates it where there is none.
 
@@ -62,23 +66,32 @@ class Ledger(Reports):
             budgets: All of them hold.
             keep_text: Whether prompts and answers are kept; those of private requests never are.
             wall: The Unix time in seconds; periods of budgets go by it.
+            shared: The URL of a server that keeps budgets and limits for several machines, instead of the
+                file; periods go by its clock then. While it does not answer, nothing is reserved.
 
         Raises:
             ConfigurationError: if the file cannot be opened or written, is no ledger, or is of a newer
-                version of this library.
+                version of this library, or the URL is none.
         """
         self._budgets = tuple(budgets)
-        self._accounts = [Account.of(budget) for budget in self._budgets]
         self._path, self._keep_text, self._wall = path, keep_text, wall
-        self._desk = Desk(path, self._budgets, wall)
-        #: What models with limits are sent, shared by the processes that use the file; None in memory.
-        self.limits = None if path is None else SharedLimits(self._desk, wall)
+        self._desk = Desk(path, self._budgets if shared is None else (), wall)
+        #: Where money is, and the limits that are shared.
+        self._till = self._desk if shared is None else FarDesk(shared, self._budgets, wall)
+        far = self._till is not self._desk
+        #: What models with limits are sent, shared by the processes that use the file or the server; None in
+        #: memory.
+        self.limits = SharedLimits(self._till, wall) if far or path is not None else None
+        #: How the budgets stand.
+        self.standings = Standings(self._till, self._budgets, wall)
         self._open: dict[str, _Opening] = {}
         self._generation = self._desk.generation
         # Not at exit: there, all running writers end together. Nor may a collection wait for a thread.
-        weakref.finalize(self, let_go, self._desk).atexit = False
-        if path is not None and budgets:
-            self.flush(timeout=READ_WAITS)  # what is left is known from the beginning
+        self._desks = tuple({id(desk): desk for desk in (self._desk, self._till)}.values())
+        for desk in self._desks:
+            weakref.finalize(self, let_go, desk).atexit = False
+        if far or (path is not None and budgets):
+            self._till.flush(READ_WAITS)  # what is left is known from the beginning
 
     @property
     def dropped(self) -> int:
@@ -97,6 +110,8 @@ class Ledger(Reports):
         if not self._keep_text or decision.features.sensitivity == "private":
             exchange = None
         self._desk.writer().add((decision, exchange))
+        if self._till is not self._desk:
+            self._tell(decision)
 
     def feedback(self, decision_id: str, score: float, at: float) -> None:
         """Takes a score (0 to 1) for a decision's answer, given at a Unix time. The newest counts.
@@ -113,7 +128,7 @@ class Ledger(Reports):
 
     def guards(self, model: str, task: str | None) -> bool:
         """Whether any budget covers requests of this task to this model."""
-        return any(account.covers(model, task or "") for account in self._accounts)
+        return bool(self.standings.covering(model, task))
 
     def reserve(
         self, key: str, model: str, task: str | None, usd: Decimal, done: Callable[[Refusal | None], None]
@@ -142,7 +157,7 @@ class Ledger(Reports):
             done(refusal)
 
         reserve.done = answered
-        self._submit(reserve)
+        self._till.submit(reserve)
 
     def settle(self, key: str, usd: Decimal | None, done: Callable[[bool], None] | None = None) -> None:
         """Puts what an attempt really cost in the place of what was set aside for it.
@@ -163,21 +178,35 @@ class Ledger(Reports):
             return
         if done is not None:
             settle.done = done
-        self._submit(settle)
+        self._till.submit(settle)
 
-    async def areserve(self, key: str, model: str, task: str | None, usd: Decimal) -> Refusal | None:
-        """`reserve`, awaited. If the waiting task is cancelled, nothing stays reserved."""
+    async def areserve(
+        self, key: str, model: str, task: str | None, usd: Decimal, *, patience: float = 0.0
+    ) -> Refusal | None:
+        """`reserve`, awaited. If the waiting task is cancelled, nothing stays reserved.
+
+        With patience, what does not fit only because of what is set aside for others waits for so many
+        seconds, in order of arrival, until enough has come back: of this process's calls in the transaction
+        that settles them, of other processes' a moment later. It is refused as soon as that cannot happen
+        any more in the period that runs.
+        """
         reserve = self._reservation(key, model, task, usd)
         if reserve is None:
             return None
-        future: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
-        reserve.done = future
-        self._submit(reserve)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Refusal | None] = loop.create_future()
+        reserve.done, reserve.waits = future, patience > 0
+        self._till.submit(reserve)
+        timed = 0 < patience < math.inf
+        timer = loop.call_later(patience, self._withdraw, key) if timed else None
         try:
             refusal = await future
         except asyncio.CancelledError:
             self.settle(key, None)
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
         if refusal is not None:
             self._open.pop(key, None)
         return refusal
@@ -189,7 +218,7 @@ class Ledger(Reports):
             return True
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         settle.done = future
-        self._submit(settle)
+        self._till.submit(settle)
         return await future
 
     def left(self, budget: Budget) -> Decimal:
@@ -201,52 +230,48 @@ class Ledger(Reports):
         Raises:
             ValueError: if the ledger was not built with this budget.
         """
-        return to_usd(self._left(self._budgets.index(budget)))
+        return to_usd(self.standings.of(self._budgets.index(budget)).left)
 
     def room(self, model: str, task: str | None) -> Decimal | None:
         """USD left, as by `left`, in the budget that has least among those that cover such a request.
 
         None if no budget covers it.
         """
-        lefts = [
-            self._left(place)
-            for place, account in enumerate(self._accounts)
-            if account.covers(model, task or "")
-        ]
+        lefts = [self.standings.of(place).left for place in self.standings.covering(model, task)]
         return to_usd(min(lefts)) if lefts else None
 
     def flush(self, timeout: float | None = None) -> bool:
         """Waits until all that was queued is written (or dropped). Returns whether that was in time (s)."""
-        from router.errors import RouterClosedError
-
-        if self._desk.closed:
-            return True
-        try:
-            self._visit(None, timeout)
-        except (TimeoutError, RouterClosedError):
-            return False
-        return True
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        done = [desk.flush(_left(end)) for desk in self._desks]
+        return all(done)
 
     def close(self, timeout: float = 2.0) -> bool:
         """Writes all that is queued, frees what is still reserved and closes the file. May be called twice.
 
         Returns whether that was done in time (s). What comes afterwards is refused, or dropped and counted.
         """
-        self._desk.closed = True
-        writer = self._desk.known_writer()
-        if writer is None:
-            return True
-        writer.stop()
-        return writer.join(timeout)
+        end = time.monotonic() + timeout
+        for desk in self._desks:
+            let_go(desk)
+        writers = [desk.known_writer() for desk in self._desks]
+        ended = [writer.join(_left(end) or 0.0) for writer in writers if writer is not None]
+        return all(ended)
 
-    def _left(self, place: int) -> int:
-        writer = self._desk.known_writer()
-        snapshot = writer.snapshot if writer is not None else ()
-        if snapshot:
-            start, end, left = snapshot[place]
-            if start <= hour_of(self._wall()) < end:
-                return left
-        return self._accounts[place].limit  # a new period, or nothing was ever booked here
+    def _tell(self, decision: Decision) -> None:
+        """Books on the server what no budget of this process covers; those of others may."""
+        from router.ledger.operations import Settle, ignore
+
+        task = clean(decision.features.task or "")
+        for attempt in decision.attempts:
+            usd = attempt_money(attempt)
+            if usd is not None and not self.guards(attempt.model, task):
+                self._till.submit(Settle("", clean(attempt.model), task, to_units(usd), ignore))
+
+    def _withdraw(self, key: str) -> None:
+        from router.ledger.operations import Withdraw
+
+        self._till.submit(Withdraw(key))
 
     def _reservation(self, key: str, model: str, task: str | None, usd: Decimal) -> Reserve | None:
         """What to ask the writer for; None if there is nothing to ask."""
@@ -277,3 +302,8 @@ class Ledger(Reports):
         if self._generation != PROCESS.generation:
             self._generation = PROCESS.generation
             self._open = {}
+
+
+def _left(end: float) -> float | None:
+    """Seconds until then; None if there is no end."""
+    return None if end == math.inf else max(0.0, end - time.monotonic())

@@ -10,12 +10,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import MAXYEAR, UTC, datetime
 from decimal import ROUND_CEILING, Context, Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from router.config import Budget
 
-__all__ = ["Account", "Refusal", "clean", "hour_of", "to_text", "to_units", "to_usd", "window"]
+__all__ = [
+    "SCALE",
+    "Account",
+    "Refusal",
+    "Standing",
+    "clean",
+    "hour_of",
+    "to_text",
+    "to_units",
+    "to_usd",
+    "window",
+]
 
 PLACES = 18
 SCALE = 10**PLACES
@@ -88,16 +99,36 @@ class Refusal:
             is closed, its file is locked, the disk is full, ...): what cannot be checked is refused.
         left_usd: What that budget had left; 0 if it could not be checked.
         asked_usd: What was asked for.
-        because: The same as a text that begins with a stable code, `budget:` or `ledger:`.
+        because: The same as a text that begins with a stable code, `budget:`, `ledger:` or `shared:`.
+        final: Whether waiting is of no use in this period: it is spent, and not only set aside for others.
+        ends_at: Unix time at which the period ends; None if it never does, or no budget was checked.
     """
 
     budget: Budget | None
     left_usd: Decimal
     asked_usd: Decimal
     because: str
+    final: bool = True
+    ends_at: float | None = None
 
     def __str__(self) -> str:
         return self.because
+
+
+class Standing(NamedTuple):
+    """How a budget stood after the last transaction.
+
+    Attributes:
+        start: The period's first hour.
+        end: The first hour after it.
+        left: Attodollars that may be reserved.
+        free: Attodollars that might be if all that is set aside came back.
+    """
+
+    start: int
+    end: int
+    left: int
+    free: int
 
 
 @dataclass(slots=True)
@@ -130,6 +161,16 @@ class Account:
         """Attodollars that may still be reserved; never below 0."""
         return max(0, self.limit - self.settled - self.reserved)
 
+    @property
+    def free(self) -> int:
+        """Attodollars that could be reserved if all that is set aside came back; never below 0."""
+        return max(0, self.limit - self.settled)
+
+    @property
+    def ends_at(self) -> float | None:
+        """Unix time at which the period ends; None if it never does."""
+        return None if self.budget.period == "total" else self.end * 3600.0
+
     def covers(self, model: str, task: str) -> bool:
         """Whether requests of this task to this model count. An empty task is none."""
         budget = self.budget
@@ -139,12 +180,29 @@ class Account:
 
     def refusal(self, units: int) -> Refusal:
         """The refusal of an amount that does not fit."""
-        budget, left, asked = self.budget, to_usd(self.left), to_usd(units)
+        left, asked = to_usd(self.left), to_usd(units)
+        because = f"budget: {left} USD left of {self.name}, {asked} USD asked"
+        if self.reserved:
+            because += f"; {to_usd(self.reserved)} USD set aside for requests under way"
+        because += self.until
+        return Refusal(self.budget, left, asked, because, units > self.free, self.ends_at)
+
+    @property
+    def name(self) -> str:
+        """The budget in words: `1 USD per day for task 'support'`."""
+        budget = self.budget
         scope = "".join(
             f" for {what} {name!r}"
             for what, name in (("task", budget.task), ("model", budget.model))
             if name is not None
         )
         per = "in all" if budget.period == "total" else f"per {budget.period}"
-        because = f"budget: {left} USD left of {budget.usd:g} USD {per}{scope}, {asked} USD asked"
-        return Refusal(budget, left, asked, because)
+        return f"{budget.usd:g} USD {per}{scope}"
+
+    @property
+    def until(self) -> str:
+        """When the period ends, as the end of a sentence; empty if it never does."""
+        ends_at = self.ends_at
+        if ends_at is None or not 0 < self.end <= LAST_HOUR:
+            return ""
+        return f"; the period ends {datetime.fromtimestamp(ends_at, tz=UTC):%Y-%m-%d %H:%M} UTC"

@@ -24,6 +24,7 @@ __all__ = [
     "Settle",
     "Take",
     "Visit",
+    "Withdraw",
     "ignore",
     "turn_away",
 ]
@@ -37,13 +38,26 @@ def ignore(_: object) -> None:
 
 @dataclass(slots=True)
 class Reserve:
-    """Set an amount (attodollars) aside, if every budget has room for it."""
+    """Set an amount (attodollars) aside, if every budget has room for it.
+
+    `waits`: where what others have set aside may come back, it is answered when that has happened, or can
+    not happen any more, or it is withdrawn.
+    """
 
     key: str
     model: str
     task: str
     units: int
     done: Callable[[Refusal | None], None] | asyncio.Future[Refusal | None]
+    waits: bool = False
+
+
+@dataclass(slots=True)
+class Withdraw:
+    """A reservation waits no longer. It is answered: perhaps it was granted at this very moment."""
+
+    key: str
+    done: Callable[[bool], None] = ignore
 
 
 @dataclass(slots=True)
@@ -85,7 +99,7 @@ class Visit:
     future: concurrent.futures.Future[object] = field(default_factory=concurrent.futures.Future)
 
 
-Change: TypeAlias = Reserve | Settle | Take | Give
+Change: TypeAlias = Reserve | Withdraw | Settle | Take | Give
 Operation: TypeAlias = Change | Visit
 Answer: TypeAlias = Refusal | bool | tuple[int, float] | None
 

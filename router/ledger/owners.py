@@ -16,7 +16,7 @@ from pathlib import Path
 
 from router.ledger.money import hour_of
 
-__all__ = ["BEAT", "Owner", "reap"]
+__all__ = ["BEAT", "Owner", "is_signed_in", "reap", "release"]
 
 #: Seconds between two heartbeats.
 BEAT = 10.0
@@ -48,8 +48,11 @@ class Owner:
             (self.name, self.place, self.pid, self.started, at),
         )
 
-    def dead(self, beat: float, now: float) -> bool:
-        """Whether the process is gone for certain, or, where that cannot be known, silent for too long."""
+    def dead(self, beat: float, now: float, *, by_beat: bool = True) -> bool:
+        """Whether the process is gone for certain, or, where that cannot be known, silent for too long.
+
+        `by_beat`: whether silence says anything.
+        """
         if self.place == _place():
             if not _exists(self.pid):
                 return True
@@ -57,22 +60,41 @@ class Owner:
             if started is not None and self.started is not None:
                 return started != self.started
         # A clock that was set back leaves heartbeats in the future: they are as old as they are far away.
-        return abs(now - beat) > EXPIRY
+        return by_beat and abs(now - beat) > EXPIRY
 
 
-def reap(connection: sqlite3.Connection, now: float, *, but: str) -> None:
+def is_signed_in(connection: sqlite3.Connection, name: str) -> bool:
+    """Whether a writer is known to live.
+
+    Raises:
+        sqlite3.Error: if the file cannot be read.
+    """
+    return connection.execute("SELECT 1 FROM owners WHERE owner = ?", (name,)).fetchone() is not None
+
+
+def reap(connection: sqlite3.Connection, now: float, *, but: str, by_beat: bool = True) -> None:
     """Frees what dead writers had reserved. Takes the write lock only if there is one.
+
+    Args:
+        connection: To the file.
+        now: Unix time in seconds.
+        but: The caller's own name.
+        by_beat: Whether one that cannot be looked up counts as dead when it is silent for long: not when all
+            were stopped together (the machine slept), and the others only had no time to say that they live.
 
     Raises:
         sqlite3.Error: if the file cannot be read or written.
     """
     rows = connection.execute("SELECT owner, place, pid, started, beat FROM owners").fetchall()
-    dead = [row[0] for row in rows if row[0] != but and Owner(*row[:4]).dead(row[4], now)]
+    dead = [row for row in rows if row[0] != but and Owner(*row[:4]).dead(row[4], now, by_beat=by_beat)]
     if not dead:
         return
     connection.execute("BEGIN IMMEDIATE")
-    for name in dead:
-        release(connection, name)
+    for name, *_, beat in dead:
+        # One that cannot be looked up may have shown that it lives while we waited for the lock.
+        row = connection.execute("SELECT beat FROM owners WHERE owner = ?", (name,)).fetchone()
+        if row is not None and row[0] == beat:
+            release(connection, name)
     # The row with the highest seq stays: a seq that was given out must never be given again.
     connection.execute(
         "DELETE FROM money "

@@ -11,7 +11,7 @@ import math
 import sqlite3
 
 from router.ledger.money import clean
-from router.limits.store import Ask
+from router.limits.store import Ask, Limits
 
 __all__ = ["Rates"]
 
@@ -41,31 +41,36 @@ class Rates:
         Returns:
             How many may go, and the seconds after which it is worth asking for the others.
         """
-        model = clean(ask.model)
-        rpm, tpm, places = ask.limits
+        everything = ((ask.model, ask.limits), *ask.also)
+        granted = min(self._room(model, limits, ask.tokens, at) for model, limits in everything)
+        taken = sum(ask.tokens[:granted])
+        if granted:
+            for model, _ in everything:
+                self._connection.execute(
+                    "INSERT INTO sent VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
+                    "SET requests = requests + excluded.requests, tokens = tokens + excluded.tokens",
+                    (clean(model), math.floor(at), self._owner, granted, taken),
+                )
+                self._run(clean(model), granted)
+        if granted == len(ask.tokens):
+            return granted, 0.0
+        return granted, max(self._room_in(one, ask, granted, at) for one in everything)
+
+    def _room(self, model: str, limits: Limits, wanted: tuple[int, ...], at: float) -> int:
+        """How many of the first of these requests may go, as far as one limit is concerned."""
+        model = clean(model)
+        rpm, tpm, places = limits
         sent, tokens = self._sent(model, at)
         free = math.inf if places is None else places - self._others(model) - self._running.get(model, 0)
         granted, taken = 0, 0
-        for wanted in ask.tokens:
+        for each in wanted:
             if granted >= free or (rpm is not None and sent + granted >= rpm):
                 break
-            if tpm is not None and tokens + taken + min(wanted, tpm) > tpm:
+            if tpm is not None and tokens + taken + min(each, tpm) > tpm:
                 break
             granted += 1
-            taken += wanted
-        if granted:
-            self._connection.execute(
-                "INSERT INTO sent VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
-                "SET requests = requests + excluded.requests, tokens = tokens + excluded.tokens",
-                (model, math.floor(at), self._owner, granted, taken),
-            )
-            self._run(model, granted)
-        if granted == len(ask.tokens):
-            return granted, 0.0
-        if granted >= free and places is not None:
-            self.crowded = True
-            return granted, min(max(ask.service / places, SOONEST), LATEST)
-        return granted, self._room_in(ask, granted, at)
+            taken += each
+        return granted
 
     def confirm(self) -> None:
         """To be called after the commit."""
@@ -123,10 +128,13 @@ class Rates:
         ).fetchone()
         return int(row[0])
 
-    def _room_in(self, ask: Ask, granted: int, at: float) -> float:
-        """Seconds until the next of those who ask may go."""
-        rpm, tpm, _ = ask.limits
-        model, now = clean(ask.model), math.floor(at)
+    def _room_in(self, one: tuple[str, Limits], ask: Ask, granted: int, at: float) -> float:
+        """Seconds until one limit lets the next of those who ask go; it was told of those who went."""
+        model, (rpm, tpm, places) = clean(one[0]), one[1]
+        if places is not None and places <= self._others(model) + self._running.get(model, 0):
+            self.crowded = True
+            return min(max(ask.service / places, SOONEST), LATEST)
+        now = math.floor(at)
         sent, tokens = self._sent(model, at)
         requests = 0 if rpm is None else sent + 1 - rpm
         excess = 0 if tpm is None else tokens + min(ask.tokens[granted], tpm) - tpm

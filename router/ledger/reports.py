@@ -20,7 +20,6 @@ from router.ledger.rows import DecisionRow
 if TYPE_CHECKING:
     import sqlite3
 
-    from router.ledger.operations import Operation
     from router.ledger.reading import GroupBy, Total
     from router.ledger.recent import PastAttempt
 
@@ -144,16 +143,8 @@ class Reports:
         visit = Visit(work)
         if not self._desk.closed and self._desk.writer().on_own_thread():
             raise RuntimeError("a callback of the ledger must not wait for the ledger's own thread")
-        self._submit(visit)
+        self._desk.submit(visit)
         return visit.future.result(timeout)
-
-    def _submit(self, operation: Operation) -> None:
-        if self._desk.closed:
-            from router.ledger.operations import turn_away
-
-            turn_away(operation)
-        else:
-            self._desk.writer().submit(operation)
 
 
 def _unreadable() -> tuple[type[Exception], ...]:

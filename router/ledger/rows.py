@@ -6,9 +6,11 @@ an error that may quote them) is kept only where the caller and the request's pr
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -19,7 +21,7 @@ from router.ledger.money import clean
 if TYPE_CHECKING:
     import sqlite3
 
-    from router.decision import Attempt, Candidate, Decision
+    from router.decision import Attempt, Candidate, Decision, Features
     from router.errors import ModelError
     from router.request import JSONObject
 
@@ -65,6 +67,12 @@ def _insert(table: str, columns: str) -> str:
 #: Take what `decision_row` and `attempt_rows` give.
 INSERT_DECISION = _insert("decisions", _DECISION)
 INSERT_ATTEMPT = _insert("attempts", _ATTEMPT)
+
+#: Kept nowhere: whoever has the file cannot try names.
+_SESSION_KEY = secrets.token_bytes(32)
+#: Conversations of this process that were written down by their names.
+_open_sessions: dict[str, None] = {}
+MOST_OPEN_SESSIONS = 10_000
 
 _json = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -169,7 +177,7 @@ def decision_row(n: int, decision: Decision) -> tuple[object, ...]:
         clean(decision.id),
         decision.at,
         _text(features.task),
-        _text(features.session),
+        _session(features),
         _text(features.language),
         _json(dict(tags)) if tags else "{}",
         _text(decision.model),
@@ -233,6 +241,23 @@ def _candidate(candidate: Candidate) -> tuple[object, ...]:
         _finite(candidate.utility),
         candidate.rejected_because,
     )
+
+
+def _session(features: Features) -> str | None:
+    """The conversation's name; of a private one something that stands for it while this process lives.
+
+    A name may be a person's. The rows of one conversation still belong together, for whoever replays them;
+    a conversation that was not private until now is known by its name already.
+    """
+    name = _text(features.session)
+    if name is None or name in _open_sessions:
+        return name
+    if features.sensitivity == "private":
+        return f"private-{hashlib.blake2b(name.encode(), key=_SESSION_KEY, digest_size=12).hexdigest()}"
+    _open_sessions[name] = None
+    if len(_open_sessions) > MOST_OPEN_SESSIONS:
+        _open_sessions.clear()
+    return name
 
 
 def _finite(number: float | None) -> float | None:

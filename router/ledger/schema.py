@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
+import stat
 import time
 from pathlib import Path
 
 from router.errors import ConfigurationError
 
 __all__ = ["open_file", "open_memory", "open_reader"]
+
+_log = logging.getLogger("router.ledger")
 
 #: Marks a file as ours (SQLite's application_id): "mmrl" in ASCII.
 APPLICATION_ID = 0x6D6D726C
@@ -117,6 +121,8 @@ def open_file(path: Path) -> sqlite3.Connection:
     try:
         _create(path)
         connection = _connect(path.absolute())
+    except ConfigurationError:
+        raise
     except (OSError, ValueError, sqlite3.Error) as error:
         raise _unusable(path, str(error)) from error
     try:
@@ -164,19 +170,39 @@ def _create(path: Path) -> None:
     """Makes a file that only its owner may read; SQLite gives its -wal and -shm the same mode.
 
     An existing file is never opened here: closing it would drop the locks that another connection of this
-    process holds on it (so POSIX has it).
+    process holds on it (so POSIX has it). One that others may read is closed to them, and the log told.
+
+    Raises:
+        ConfigurationError: if somebody put links in the places of its companions.
     """
+    path = Path(os.path.realpath(path))  # a link to a file that is not there yet would be followed by SQLite
+    companions = [path.with_name(path.name + suffix) for suffix in ("-wal", "-shm", "-journal")]
+    if any(companion.is_symlink() for companion in companions):
+        raise _unusable(path, "its -wal, -shm or -journal file is a link, which SQLite never makes")
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
-        if path.is_file() and path.stat().st_size == 0:
-            path.chmod(0o600)
+        for file in (path, *companions):
+            _close_to_others(file)
+
+
+def _close_to_others(file: Path) -> None:
+    try:
+        mode = stat.S_IMODE(file.stat().st_mode)
+        if os.name == "posix" and mode & 0o077 and file.is_file():
+            _log.warning("%s could be used by others (mode %04o); now only by its owner", file, mode)
+            file.chmod(mode & 0o700)
+    except FileNotFoundError:
+        return
+    except PermissionError:  # it is another user's: then it is theirs to say who may read it
+        _log.warning("%s can be used by others, and only its owner can change that", file)
 
 
 def _set_up(connection: sqlite3.Connection, path: Path) -> None:
     version = _version(connection, path)
-    mark = connection.execute("PRAGMA application_id").fetchone()[0]
+    # In this order: another process that makes them at this moment commits the mark with the tables.
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    mark = connection.execute("PRAGMA application_id").fetchone()[0]
     if mark != APPLICATION_ID and tables:
         raise _unusable(path, "it is the SQLite file of another program")
     _use_wal(connection)

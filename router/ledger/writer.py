@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from router.ledger.books import Snapshot
-from router.ledger.clerk import Clerk, Row
+from router.ledger.entries import Row
 from router.ledger.operations import Answers, Change, Operation, Settle, Take, Visit, ignore, turn_away
 from router.ledger.owners import BEAT
 from router.ledger.process import PROCESS
+from router.ledger.teller import Answered, Teller
+
+if TYPE_CHECKING:
+    from router.config import Budget
+    from router.ledger.keeper import Keeper
 
 __all__ = ["Writer"]
 
@@ -32,6 +39,9 @@ BATCH = 256
 DELAY = 0.1
 #: Seconds between two looks at what other processes booked.
 LOOK = 1.0
+#: The same while somebody waits for money that they may settle; each time between half of it and half more,
+#: so that processes do not look in step.
+GLANCE = 0.05
 
 
 class _Bell:
@@ -58,16 +68,20 @@ class Writer:
         using: Held while the thread uses SQLite; see `router.ledger.process`.
     """
 
-    def __init__(self, clerk: Clerk, *, watch: bool, on_drop: Callable[[int], None]) -> None:
+    def __init__(
+        self, clerk: Keeper, *, budgets: Sequence[Budget], watch: bool, on_drop: Callable[[int], None]
+    ) -> None:
         """Starts nothing yet.
 
         Args:
             clerk: Does the transactions, on the thread.
+            budgets: Those that it keeps, in its order.
             watch: Whether other processes may book on the same budgets: look once a second.
             on_drop: Told how many rows were dropped, from any thread.
         """
         self.using = threading.RLock()
         self._clerk = clerk
+        self._teller = Teller(clerk, budgets, shared=watch)
         self._watch = watch
         self._on_drop = on_drop
         self._operations: deque[Operation] = deque()
@@ -159,6 +173,8 @@ class Writer:
             self._ended = True
             self._turn_away()
             with self.using:
+                for ask in self._teller.dismiss():
+                    turn_away(ask)
                 self._clerk.close()
             PROCESS.discharge(self)
 
@@ -185,15 +201,26 @@ class Writer:
                 money.append(operation)
                 self._watch = self._watch or isinstance(operation, Take)  # it must show that it lives
         if money:
-            answers = Answers()
-            for operation, answer in zip(money, self._clerk.group(money), strict=True):
-                answers.add(operation, answer)
-            for lost in answers.send():
-                self._operations.append(Settle(lost.key, lost.model, lost.task, None, ignore))
-                self._bell.ring()
-            if self._clerk.crowded:  # who holds the places may be dead
-                self._beat_due = min(self._beat_due, time.monotonic() + LOOK)
+            self._send(self._teller.group(money))
+            now, waiting = time.monotonic(), self._teller.busy
+            if self._clerk.crowded or waiting:  # who holds the places, or the money, may be dead
+                self._beat_due = min(self._beat_due, now + LOOK)
+            if waiting:
+                self._look_due = min(self._look_due, now + self._glance())
         return visits
+
+    def _send(self, answered: Answered) -> None:
+        """Answers, and takes back what was granted to those who are not there any more."""
+        answers = Answers()
+        for operation, answer in answered:
+            answers.add(operation, answer)
+        for lost in answers.send():
+            self._operations.append(Settle(lost.key, lost.model, lost.task, None, ignore))
+            self._bell.ring()
+
+    def _glance(self) -> float:
+        """Seconds until the next look while somebody waits. Alone in memory, only the hour can change."""
+        return GLANCE * random.uniform(0.5, 1.5) if self._watch else LOOK  # noqa: S311 - no secret
 
     def _write_rows(self, *, everything: bool) -> None:
         now = time.monotonic()
@@ -219,11 +246,15 @@ class Writer:
     def _keep_up(self) -> None:
         now = time.monotonic()
         if now >= self._beat_due:
-            self._beat_due = now + BEAT
+            self._beat_due = now + (LOOK if self._teller.busy else BEAT)
             self._clerk.upkeep()
-        if (self._watch or self._clerk.owes) and now >= self._look_due:
-            self._look_due = now + LOOK
-            self._clerk.look()
+        if self._looks and now >= self._look_due:
+            self._send(self._teller.look())
+            self._look_due = now + (self._glance() if self._teller.busy else LOOK)
+
+    @property
+    def _looks(self) -> bool:
+        return self._watch or self._clerk.owes or self._teller.busy
 
     def _pause(self) -> float | None:
         """Seconds to sleep unless the bell rings; None: until it does."""
@@ -232,7 +263,7 @@ class Writer:
             due.append(self._rows_due)
         if self._watch:
             due.append(self._beat_due)
-        if self._watch or self._clerk.owes:
+        if self._looks:
             due.append(self._look_due)
         return min(due) - time.monotonic() if due else None
 

@@ -30,7 +30,12 @@ def test_a_reservation_that_fits_is_granted_and_one_that_does_not_is_refused(led
     refusal = reserve(ledger, "2", "0.4")
     assert refusal is not None
     assert (refusal.budget, refusal.left_usd, refusal.asked_usd) == (DAY, Decimal("0.3"), Decimal("0.4"))
-    assert str(refusal) == "budget: 0.3 USD left of 1 USD per day, 0.4 USD asked"
+    assert str(refusal) == (
+        "budget: 0.3 USD left of 1 USD per day, 0.4 USD asked; 0.7 USD set aside for requests under way"
+        "; the period ends 2025-10-11 00:00 UTC"
+    )
+    assert not refusal.final, "what is set aside may come back"
+    assert refusal.ends_at == NOON + 12 * 3600
     assert reserve(ledger, "3", "0.3") is None
     assert ledger.left(DAY) == 0
 

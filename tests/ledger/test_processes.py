@@ -13,7 +13,7 @@ import pytest
 
 from router.config import Budget
 from router.ledger import Ledger, owners
-from tests.ledger.making import reserve, run, settle, start, wait_until
+from tests.ledger.making import Wall, reserve, run, settle, start, wait_until
 
 BEGIN = """
 import asyncio, os, sys, time, threading
@@ -298,3 +298,96 @@ def test_a_process_that_settles_after_being_taken_for_dead_still_books_its_cost(
     assert ledger.spent() == {"": Decimal("0.4")}
     assert ledger.left(budget) == Decimal("0.6")
     ledger.close()
+
+
+def test_who_was_taken_for_dead_sets_its_money_aside_again_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, budget = tmp_path / "l.db", Budget(usd=1.0)
+    ledger, other = Ledger(path, [budget]), Ledger(path, [budget])
+    assert reserve(ledger, "1", "0.5") is None
+    connection = sqlite3.connect(path)
+    with connection:
+        owners.release(connection, connection.execute("SELECT owner FROM owners").fetchone()[0])
+    connection.close()
+    assert reserve(ledger, "2", "0.1") is None, "a sign of life"
+    assert "0.5 USD are set aside again" in caplog.text
+    assert reserve(other, "1", "0.5") is not None, "it counts again, before any of it is settled"
+    assert settle(ledger, "1", "0.4")
+    assert settle(ledger, "2", None)
+    assert reserve(other, "1", "0.6") is None
+    assert reserve(other, "2", "0.01") is not None
+    ledger.close()
+    other.close()
+
+
+def test_a_process_that_was_itself_asleep_does_not_bury_the_others_by_their_silence(tmp_path: Path) -> None:
+    """A machine that slept: whoever wakes first finds all the others silent for hours."""
+    wall, budget = Wall(), Budget(usd=1.0)
+    ledger = Ledger(tmp_path / "l.db", [budget], wall=wall)
+    assert reserve(ledger, "1", "0.1") is None
+    elsewhere = owners.Owner("x", "a machine that cannot be looked into", 1, None)
+    connection = sqlite3.connect(tmp_path / "l.db", isolation_level=None)
+    elsewhere.sign(connection, wall.at)
+    clerk = ledger._desk.writer()._clerk
+
+    def names() -> set[str]:
+        return {row[0] for row in connection.execute("SELECT owner FROM owners")}
+
+    clerk_upkeep = clerk.upkeep
+    ledger._visit(lambda _: clerk_upkeep(), 10)
+    wall.at += 2 * owners.EXPIRY  # both slept
+    ledger._visit(lambda _: clerk_upkeep(), 10)
+    assert "x" in names()
+    wall.at += owners.BEAT
+    ledger._visit(lambda _: clerk_upkeep(), 10)
+    assert "x" not in names(), "it had the time to say that it lives"
+    connection.close()
+    ledger.close()
+
+
+@posix
+def test_a_router_killed_in_the_midst_of_a_thousand_requests_has_booked_what_its_app_was_told(
+    tmp_path: Path,
+) -> None:
+    path, budget = tmp_path / "l.db", Budget(usd=1000.0)
+    child = start(
+        """
+        import asyncio, os, sys
+        from router import AsyncRouter, Budget, Price
+        from router.testing import ScriptedModel, Step
+        step = Step(text="x", ttft=0.02, prompt_tokens=10, completion_tokens=90)
+        model = ScriptedModel("m", script=[step], price=Price(input=1000, output=1000))
+
+        async def main():
+            router = AsyncRouter([model], budget=Budget(usd=1000.0), ledger=sys.argv[1])
+            left = iter(range(1000))
+
+            async def work(stream):
+                for _ in left:
+                    asked = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 100}
+                    answer = await router.chat.completions.create(**asked, stream=stream)
+                    if stream:
+                        async for _ in answer:
+                            pass
+                    os.write(1, f"{answer.routing.cost}\\n".encode())
+
+            await asyncio.gather(*(work(n % 2 == 0) for n in range(32)))
+            await asyncio.sleep(60)
+
+        asyncio.run(main())
+        """,
+        path,
+    )
+    assert child.stdout is not None
+    told = [Decimal(child.stdout.readline()) for _ in range(400)]
+    child.send_signal(signal.SIGKILL)
+    rest, _ = child.communicate(timeout=30)
+    told += [Decimal(line) for line in rest.split("\n")[:-1]]
+    assert len(told) < 1000, "it was killed in the midst of them"
+    ledger = Ledger(path, [budget])
+    spent = sum(ledger.spent().values(), Decimal(0))
+    assert spent >= sum(told)
+    assert ledger.left(budget) == 1000 - spent, "what was set aside for the others is free"
+    ledger.close()
+    check(path)
