@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from router.driver import Run
 from router.errors import RouterError
 from router.live import book, close_source
 from router.objective import Rules
+from router.planning import machine_of
 from router.ranking import rank
 from router.situations import situation_of
 
@@ -45,12 +46,12 @@ class Told:
 
     Attributes:
         only_text: Whether nothing was told that another model cannot go on with.
-        finished: Whether it told why it ends: without that it is not whole, however it ends.
+        finished: The choices that told why they end: without that a stream is not whole, however it ends.
         first: Its first chunk: the chunks of one answer have one id.
     """
 
     only_text: bool = True
-    finished: bool = False
+    finished: set[int] = field(default_factory=set)
     first: ChatCompletionChunk | None = None
 
     def see(self, chunk: ChatCompletionChunk) -> None:
@@ -59,7 +60,7 @@ class Told:
             delta = choice.delta
             called = delta and (delta.tool_calls or delta.function_call or delta.refusal)
             if choice.finish_reason:
-                self.finished = True
+                self.finished.add(choice.index or 0)
             if choice.index or choice.finish_reason or called:
                 self.only_text = False
 
@@ -80,7 +81,7 @@ class Continuation(Run):
     """The rest of an answer: a run within the run of the request that it belongs to."""
 
     def __init__(self, before: Run, routing: Routing, text: str, told: Told, *, made: int) -> None:
-        super().__init__(before.core, routing, before.core.machine(routing, made=made))
+        super().__init__(before.core, routing, machine_of(before.core, routing, made=made))
         self._before = before
         self._text = text
         self._told = told
@@ -88,6 +89,11 @@ class Continuation(Run):
 
     def _stream(self, adapter: Adapter, call: Call) -> AsyncGenerator[ChatCompletionChunk, None]:
         return _rest(adapter.stream(replace(call, prefix=self._text)), self._told.first)
+
+    def _is_silence(self, attempt: LiveAttempt) -> bool:
+        """Never: there may be nothing to add."""
+        del attempt
+        return False
 
     def write_down(self, text: str) -> None:
         """The whole request is over with its last part."""

@@ -8,8 +8,8 @@ several times as long as the longest of late, is a stall.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 from weakref import WeakMethod
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from router.fleet import Fleet
 
 __all__ = ["Gaps", "Watchdog", "watch"]
-
-T = TypeVar("T")
 
 #: Gaps after which a model is known.
 KNOWN_AFTER = 30
@@ -102,32 +100,33 @@ class Watchdog:
         self._came_at = now()
         #: Since when somebody waits for a chunk: the time that the reader itself takes is no silence.
         self._waiting_since: float | None = None
+        #: Whether the answer is whole: what is still to come is the host's farewell.
+        self.whole = False
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = self._loop.call_later(min(LEAST, most), self._look)
 
-    async def next(self, source: AsyncGenerator[T, None]) -> T:
-        """The next chunk of the stream.
+    def ask(self) -> float:
+        """Somebody waits for the next chunk from now on. Returns what `came` is to be told.
 
-        Raises:
-            StopAsyncIteration: at its end.
+        Two plain calls around the waiting: a coroutine of its own for each chunk would cost as much again.
         """
-        self._waiting_since = asked_at = self._now()
-        try:
-            chunk = await source.__anext__()
-        finally:
-            self._waiting_since = None
+        self._waiting_since = now = self._now()
+        return now
+
+    def came(self, asked_at: float) -> None:
+        """The chunk is there."""
+        self._waiting_since = None
         came_at = self._now()
         if came_at - asked_at > WAITED:
             self._gaps.note(came_at - self._came_at)
         self._came_at = came_at
-        return chunk
 
     def _look(self) -> None:
         self._timer = None
         bark = self._bark()
         if bark is None:
             return
-        left = limit = self._gaps.limit(self._most)
+        left = limit = min(LEAST, self._most) if self.whole else self._gaps.limit(self._most)
         if self._waiting_since is not None:
             silent = self._now() - self._waiting_since
             if silent >= limit:

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from router.breaks import adapter_error, interruption, stall, unfinished
 from router.decision import Decision, Outcome
+from router.discreet import as_told
 from router.errors import (
     DeadlineExceededError,
     ModelError,
-    ModelProtocolError,
-    ModelTimeoutError,
     RouterClosedError,
     RouterError,
     StreamInterruptedError,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk
 
     from router.driver import Run
+    from router.errors import ModelProtocolError, ModelTimeoutError
     from router.live import LiveAttempt
     from router.resuming import Continuation
 
@@ -94,49 +95,68 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
                 if choice.index == 0 and delta and delta.content:
                     self._text.append(delta.content)
                     if delta.tool_calls or choice.finish_reason:
-                        self._told.see(chunk)
+                        self._see(chunk)
                 else:
-                    self._told.see(chunk)
+                    self._see(chunk)
             return chunk
+
+    def _see(self, chunk: ChatCompletionChunk) -> None:
+        self._told.see(chunk)
+        if self._watchdog is not None and self._is_whole:
+            self._watchdog.whole = True
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether the reader has the whole answer: usage may follow, but nothing that is worth an error."""
+        return len(self._told.finished) >= self._run.routing.request.choices
 
     async def _read(self) -> ChatCompletionChunk | None:
         """The next chunk from the backend; None to look into the buffer again."""
-        self._check_deadline()
+        if self._expired:
+            self._check_deadline()
+            await self._end("succeeded")
         source = self._attempt.source
-        if self._over or source is None:
-            raise StopAsyncIteration
         if self._attempt.exhausted:
             await self._end("succeeded")
+        if self._over or source is None:
             raise StopAsyncIteration
-        broken: ModelError
-        self._run.reader = reader = asyncio.current_task()
+        run, watchdog = self._run, self._watchdog
+        run.reader = reader = asyncio.current_task()
+        asked_at = 0.0 if watchdog is None else watchdog.ask()
         try:
-            watchdog = self._watchdog
-            return await (source.__anext__() if watchdog is None else watchdog.next(source))
+            chunk = await source.__anext__()
         except StopAsyncIteration:
-            if self._run.stopped:
-                raise self._closed() from None
-            if self._told.finished:
-                await self._end("succeeded")
-                raise
-            name = self._run.routing.fleet.names[self._attempt.place]
-            broken = ModelProtocolError("the stream ended without a finish reason", model=name)
-        except ModelError as error:
-            broken = error
+            broken: ModelError = await self._ended()
         except asyncio.CancelledError:
-            ours = self._expired or self._run.stopped or self._stalled is not None
+            ours = self._expired or run.stopped or self._stalled is not None
             if not ours or reader is None or reader.uncancel() > 0:
                 await self._end("cancelled")
                 raise  # the caller was cancelled
-            if self._expired or self._run.stopped:
-                await self._end("cancelled")
-                self._check_deadline()
-                raise self._closed() from None
-            broken = self._stall()
+            broken = await self._woken()
+        except Exception as error:  # noqa: BLE001 - a bug in an adapter must not lose what was said so far
+            broken = as_told(self._leg.routing, self._attempt.place, adapter_error(self._model, error))
+        else:
+            if watchdog is not None:
+                watchdog.came(asked_at)
+            return chunk
         finally:
-            self._run.reader = None
+            run.reader = None
         await self._mend(broken)
         return None
+
+    async def _ended(self) -> ModelProtocolError:
+        """What is wrong with the end of the backend's stream, if anything is; else ends this one, too."""
+        if self._run.stopped:
+            raise self._closed() from None
+        if self._told.finished:
+            await self._end("succeeded")
+            raise StopAsyncIteration
+        return unfinished(self._model)
+
+    @property
+    def _model(self) -> str:
+        """The name of the model that the chunks come from."""
+        return self._run.routing.fleet.names[self._attempt.place]
 
     def _bark(self, silent: float) -> None:
         """The stream has stalled: whoever reads is woken."""
@@ -144,13 +164,17 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
             self._stalled = silent
             self._run.reader.cancel()
 
-    def _stall(self) -> ModelTimeoutError:
+    async def _woken(self) -> ModelTimeoutError:
+        """Why whoever reads was woken, if that is no end; else ends the stream."""
+        if self._is_whole:
+            await self._end("succeeded")
+            raise StopAsyncIteration from None
+        if self._expired or self._run.stopped:
+            await self._end("cancelled")
+            self._check_deadline()
+            raise self._closed() from None
         silent, self._stalled = self._stalled or 0.0, None
-        return ModelTimeoutError(
-            f"the stream stalled: nothing came for {silent:.1f} s, which is far longer than usual",
-            model=self._run.routing.fleet.names[self._attempt.place],
-            timeout=silent,
-        )
+        return stall(self._model, silent)
 
     async def _mend(self, error: ModelError) -> None:
         """The stream broke: goes on with it elsewhere, once, if the app wants that, or raises.
@@ -211,12 +235,8 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
             self._watchdog = None
 
     def _interrupted(self, error: ModelError, more: str = "") -> StreamInterruptedError:
-        text = "".join(self._text)
-        interrupted = StreamInterruptedError(
-            f"the stream of {error.model} broke after {len(text)} characters: {error}{more}",
-            text=text,
-            usage=together(self._usage_before, self._attempt.usage),
-        )
+        usage = together(self._usage_before, self._attempt.usage)
+        interrupted = interruption(error, "".join(self._text), usage, more)
         interrupted.decision = self.routing
         return interrupted
 
@@ -226,7 +246,7 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
         return error
 
     def _check_deadline(self) -> None:
-        if self._expired:
+        if self._expired and not self._is_whole:
             error = DeadlineExceededError(self._run.routing.options.deadline or 0.0)
             error.decision = self.routing
             raise error
@@ -239,7 +259,8 @@ class AsyncRoutedStream(AsyncIterator["ChatCompletionChunk"]):
         if self._run.reader is not None:
             self._run.reader.cancel()
         else:
-            self._run.core.keep(self._loop.create_task(self._end("cancelled")))
+            outcome: Outcome = "succeeded" if self._is_whole else "cancelled"
+            self._run.core.keep(self._loop.create_task(self._end(outcome)))
 
     async def _end(self, outcome: Outcome) -> None:
         """Closes the backend's stream and books what came of it. Once."""

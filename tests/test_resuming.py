@@ -289,6 +289,57 @@ class TestAnEndWithoutAReason:
         assert text == WHOLE
 
 
+class TestABugOfAnAdapter:
+    """What a third party's adapter raises in the midst of a stream is no error of ours to the caller."""
+
+    @pytest.fixture(autouse=True)
+    def _buggy(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from router.testing import scripted as module
+
+        whole = module._chunks
+
+        def broken(name: str, *rest: Any) -> Any:
+            for place, chunk in enumerate(whole(name, *rest)):
+                if name == "first" and place == 3:
+                    raise AttributeError("None has no attribute 'x'")
+                yield chunk
+
+        monkeypatch.setattr(module, "_chunks", broken)
+
+    async def test_is_told_as_a_break(self) -> None:
+        async with router_of(scripted("first", WHOLE)) as router:
+            with pytest.raises(StreamInterruptedError, match="broke its contract") as caught:
+                await read(router)
+        assert WHOLE.startswith(caught.value.text)
+        assert caught.value.decision is not None
+        assert caught.value.decision.attempts[0].outcome == "failed"
+
+    async def test_is_gone_on_with(self) -> None:
+        async with going_on(scripted("first", WHOLE), scripted("second", WHOLE)) as router:
+            text, _ = await read(router)
+        assert text == WHOLE
+
+
+class TestASilentStream:
+    async def test_is_healed_while_there_is_another_model(self) -> None:
+        async with router_of(scripted("first", ""), scripted("second", WHOLE)) as router:
+            text, decision = await read(router)
+        assert text == WHOLE
+        assert [a.outcome for a in decision.attempts] == ["failed", "succeeded"]
+
+    async def test_is_an_answer_if_all_are_silent(self) -> None:
+        async with router_of(scripted("first", ""), scripted("second", "")) as router:
+            text, decision = await read(router)
+        assert text == ""
+        assert decision.attempts[-1].outcome == "succeeded"
+
+    async def test_whose_tokens_ran_out_is_an_answer(self) -> None:
+        spent = Step(text="", finish_reason="length")
+        async with router_of(scripted("first", spent), scripted("second", WHOLE)) as router:
+            text, decision = await read(router)
+        assert (text, decision.model) == ("", "first")
+
+
 class TestLeaving:
     async def test_closing_the_stream_stops_who_went_on(self) -> None:
         second = scripted("second", Step(text=WHOLE, per_token=0.01))
@@ -433,18 +484,62 @@ def test_no_character_but_shared_space_is_taken_at_a_seam(
 
     def told(seam: Seam, pieces: list[str]) -> str:
         text = ""
-        for piece in pieces:
-            chunk = ChatCompletionChunk.construct(choices=[{"index": 0, "delta": {"content": piece}}])
+        for piece in (*pieces, None):
+            end = {"delta": {"content": piece}, "finish_reason": None if piece is not None else "stop"}
+            chunk = ChatCompletionChunk.construct(choices=[{"index": 0, **end}])
             seam.close(chunk)
             text += chunk.choices[0].delta.content or ""
         return text
 
     place = data.draw(st.integers(0, len(after)))
-    whole = told(Seam(before), [after])
-    assert whole == told(Seam(before), [after[:place], after[place:]]), "wherever the network cuts"
+    whole = told(Seam(before, "m"), [after])
+    assert whole == told(Seam(before, "m"), [after[:place], after[place:]]), "wherever the network cuts"
     assert after.endswith(whole)
-    space = before[len(before.rstrip()) :]
-    assert space.startswith(after[: len(after) - len(whole)])
+    said = before.rstrip()
+    taken = after[: len(after) - len(whole)]
+    if len(said) >= 4 and after.startswith(said):  # the beginning again, unless it is one piece repeated
+        taken = taken.removeprefix(said)
+    assert before[len(said) :].startswith(taken)
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize(
+    ("before", "after", "rest"),
+    [
+        ("The quick ", "The quick brown fox", "brown fox"),
+        ("The quick ", "The quick  brown fox", " brown fox"),
+        ("The quick", "The quick brown fox", " brown fox"),
+        ("The quick", "The quick", ""),
+        ("The quick", "The slow", "The slow"),
+        ("The quick", "The", "The"),
+        ("ha ha ", "ha ha ha", "ha ha ha"),
+        ("The", "The The", "The The"),
+        ("Grüße 🌍, ", "Grüße 🌍, Welt", "Welt"),
+        ("x" * 500, "x" * 600, "x" * 600),
+        ("abc" + "x" * 500, "abc" + "x" * 500 + "y", "y"),
+    ],
+)
+async def test_a_host_that_repeats_the_beginning_is_not_heard_twice(
+    before: str, after: str, rest: str, size: int
+) -> None:
+    first = Reply(text=before + "!", chunk=len(before), fault="truncated")
+    models: dict[str, Script] = {"first": first, "second": Reply(text=after, chunk=size)}
+    with LoopbackServer(models=models) as server:
+        async with TestHosts.pair(server, provider="vllm") as router:
+            text, _ = await read(router)
+    assert text == before + rest
+
+
+async def test_a_host_that_answers_anew_is_nobody_who_goes_on() -> None:
+    models: dict[str, Script] = {
+        "first": Reply(text="The quick brown fox jumps over it.", chunk=33, fault="truncated"),
+        "second": Reply(text="The quick brown fox jumps under it.", chunk=3),
+    }
+    with LoopbackServer(models=models) as server:
+        async with TestHosts.pair(server, provider="vllm") as router:
+            with pytest.raises(StreamInterruptedError, match="began another answer") as caught:
+                await read(router)
+    assert caught.value.text == "The quick brown fox jumps over it"
 
 
 class TestStalls:

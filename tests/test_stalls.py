@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router import Recovery, StreamInterruptedError
+from router import Decision, Recovery, StreamInterruptedError
 from router.errors import ModelTimeoutError
 from router.stalls import KNOWN_AFTER, LEAST, Gaps
 from router.testing import ManualClock, Step
@@ -147,3 +147,64 @@ class TestStreams:
                 if not model.running:
                     break
             assert not model.running
+
+
+class TestTheFarewell:
+    """Its reason to end was told; only the usage is missing, and the end of the connection."""
+
+    @staticmethod
+    def read(clock: ManualClock, **fields: Any) -> tuple[str, Decision, float]:
+        async def ask() -> tuple[str, Decision, float]:
+            model = scripted("m", Step(text="one two", stalls_after=4))  # a role, two words, the reason
+            async with router_of(model, clock=clock) as router:
+                began = clock.now()
+                stream = await router.chat.completions.create(messages=HELLO, stream=True, **fields)
+                chunks = [chunk async for chunk in stream]
+                assert chunks[-1].choices[0].finish_reason == "stop"
+                assert model.running == 0
+                return text_of(chunks), stream.routing, clock.now() - began
+
+        return run_on(clock, ask)
+
+    def test_is_not_waited_for_as_long_as_for_a_word(self, manual_clock: ManualClock) -> None:
+        text, decision, took = self.read(manual_clock)
+        assert text == "one two"
+        assert decision.attempts[0].outcome == "succeeded"
+        assert took == pytest.approx(LEAST)
+
+    def test_that_comes_too_late_for_the_deadline_costs_nobody_the_answer(
+        self, manual_clock: ManualClock
+    ) -> None:
+        text, decision, took = self.read(manual_clock, timeout=2.0)
+        assert text == "one two"
+        assert decision.attempts[0].outcome == "succeeded"
+        assert took == pytest.approx(2.0)
+
+    def test_that_a_slow_reader_does_not_ask_for_costs_nobody_the_answer(
+        self, manual_clock: ManualClock
+    ) -> None:
+        async def ask() -> str:
+            model = scripted("m", Step(text="one two", stalls_after=4))
+            async with router_of(model, clock=manual_clock) as router:
+                stream = await router.chat.completions.create(messages=HELLO, stream=True, timeout=2.0)
+                chunks = []
+                async for chunk in stream:
+                    chunks.append(chunk)
+                    if chunk.choices[0].finish_reason:
+                        await asyncio.sleep(5.0)
+                return text_of(chunks)
+
+        assert run_on(manual_clock, ask) == "one two"
+
+    def test_of_one_of_two_answers_is_none(self, manual_clock: ManualClock) -> None:
+        """As long as one of the answers is under way, silence is a stall."""
+
+        async def ask() -> None:
+            model = scripted("m", Step(text="one two", stalls_after=4))
+            async with router_of(model, clock=manual_clock, recovery=Recovery(ttft_timeout=30)) as router:
+                stream = await router.chat.completions.create(messages=HELLO, stream=True, n=2)
+                with pytest.raises(StreamInterruptedError):
+                    async for chunk in stream:
+                        del chunk
+
+        run_on(manual_clock, ask)

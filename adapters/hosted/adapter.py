@@ -76,7 +76,7 @@ class HostedAdapter:
             begun=bool(call.prefix),
         )
         see = check.see
-        seam = Seam(call.prefix) if call.prefix else None
+        seam = Seam(call.prefix, self._model.name) if call.prefix else None
         try:
             async for chunk in chunks:
                 if see(chunk):

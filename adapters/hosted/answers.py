@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adapters.hosted.failures import error_in_answer, filtered
+from adapters.hosted.halves import Halves, check_texts
 from adapters.hosted.shapes import odd_choice_field, odd_delta_field, odd_frame_field, odd_message_field
 from router.errors import ModelProtocolError
 
 if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletion, ChatCompletionChunk
+    from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
     from openai.types.chat.chat_completion import Choice
     from openai.types.chat.chat_completion_chunk import Choice as ChunkChoice
 
@@ -19,6 +20,8 @@ __all__ = ["StreamCheck", "check_completion"]
 #: The types of a chunk's own fields, where a host leaves none of them out.
 _FRAME = (str, str, str, int)
 _NONE = (None, None)
+#: All that is told in most deltas.
+_PLAIN = {"content"}
 
 
 def check_completion(answer: ChatCompletion, model: str, asked: int = 1) -> None:
@@ -37,11 +40,21 @@ def check_completion(answer: ChatCompletion, model: str, asked: int = 1) -> None
         raise ModelProtocolError("the answer has no choices", model=model)
     if len(choices) < asked:
         raise ModelProtocolError(f"the answer has {len(choices)} choices, asked were {asked}", model=model)
+    if len(choices) > 1:
+        _check_distinct(choices, model)
     odd = odd_frame_field(answer)
     if odd is not None:
         raise _misshapen(odd, model)
     for choice in answer.choices:
         _check_choice(choice, model)
+
+
+def _check_distinct(choices: list[object], model: str) -> None:
+    """No two choices may be the same one: which of them is the answer, nobody could tell."""
+    told = [getattr(choice, "index", None) for choice in choices]
+    places = [place for place in told if type(place) is int]
+    if len(set(places)) < len(places):
+        raise ModelProtocolError("two choices of the answer have the same index", model=model)
 
 
 def _misshapen(field: str, model: str) -> ModelProtocolError:
@@ -51,7 +64,7 @@ def _misshapen(field: str, model: str) -> ModelProtocolError:
 
 def _check_choice(choice: Choice, model: str) -> None:
     reason: object = getattr(choice, "finish_reason", None)
-    message: object = getattr(choice, "message", None)
+    message: ChatCompletionMessage | None = getattr(choice, "message", None)
     if reason == "error":
         raise error_in_answer(getattr(choice, "error", None), model=model)
     if not isinstance(reason, str) or not reason:
@@ -61,11 +74,12 @@ def _check_choice(choice: Choice, model: str) -> None:
     odd = odd_choice_field(choice) or odd_message_field(message)
     if odd is not None:
         raise _misshapen(odd, model)
+    check_texts(message, model)
+    if reason == "content_filter" and not _shows_something(message):
+        raise filtered(model=model)
     if _says_something(message) or reason == "length":
         # With "length", hidden reasoning can have used up all that was allowed.
         return
-    if reason == "content_filter":
-        raise filtered(model=model)
     raise ModelProtocolError(
         "the answer says nothing: no content, tool calls, refusal or reasoning", model=model
     )
@@ -78,6 +92,16 @@ def _says_something(part: object) -> bool:
         return True
     return any(
         getattr(part, kind, None) is not None
+        for kind in ("refusal", "reasoning_content", "reasoning", "function_call", "audio")
+    )
+
+
+def _shows_something(part: object) -> bool:
+    """The same, but an empty text does not count."""
+    if getattr(part, "content", None) or getattr(part, "tool_calls", None):
+        return True
+    return any(
+        getattr(part, kind, None)
         for kind in ("refusal", "reasoning_content", "reasoning", "function_call", "audio")
     )
 
@@ -96,6 +120,7 @@ class StreamCheck:
         self._asked = asked
         self._spoken = begun
         self._reason = ""
+        self._halves = Halves(model)
         self._begun: set[int] = set()
         self._finished: set[int] = set()
 
@@ -118,9 +143,31 @@ class StreamCheck:
         labels = (chunk.system_fingerprint, chunk.service_tier)
         if frame != _FRAME or labels != _NONE:
             self._check(odd_frame_field(chunk))
+        if len(choices) > 1:
+            _check_distinct(choices, self._model)
         for choice in chunk.choices:
-            self._see_choice(choice)
+            if not self._is_more(choice):
+                self._see_choice(choice)
         return True
+
+    def _is_more(self, choice: ChunkChoice) -> bool:
+        """Whether it is one more piece of plain text, as nearly all are: then there is nothing to check."""
+        delta: object = getattr(choice, "delta", None)
+        if getattr(delta, "__pydantic_fields_set__", None) != _PLAIN:
+            return False
+        delta = choice.delta
+        text = delta.content
+        return (
+            type(text) is str
+            and text.isascii()
+            and choice.finish_reason is None
+            and choice.logprobs is None
+            and choice.index in self._begun
+            and type(choice.index) is int
+            and self._spoken
+            and not delta.__pydantic_extra__
+            and not self._halves.waiting
+        )
 
     def _check(self, odd: str | None) -> None:
         if odd is not None:
@@ -136,6 +183,8 @@ class StreamCheck:
             self._check(odd_choice_field(choice))
         self._check(odd_delta_field(delta))
         place = index if type(index) is int else 0
+        if delta is not None:
+            self._halves.mend(place, choice.delta)
         if not 0 <= place < (place + 1 if self._asked is None else self._asked):
             raise ModelProtocolError(
                 f"a chunk is of choice {place}, which nobody asked for", model=self._model
@@ -170,6 +219,7 @@ class StreamCheck:
         """
         if not self.whole:
             raise ModelProtocolError("the stream ended without a finish reason", model=self._model)
+        self._halves.end()
         if self._spoken or self._reason == "length":
             return
         if self._reason == "content_filter":

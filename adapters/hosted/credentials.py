@@ -28,6 +28,15 @@ _LOOKS_SECRET = re.compile(
     r"|\bAIza[\w-]{20,}"
 )
 
+_QUERY = re.compile(r"(\bhttps?://[^\s\"'?#]*)\?[^\s\"']*")
+
+#: A header of an answer, as the HTTP client writes it down, unless its value is of a known kind.
+_HEADER = re.compile(
+    r"(\(b['\"](?!(?:content-|cf-ray|connection|date|retry-after|server|transfer-encoding|x-ratelimit-|x-request-id))"
+    r"[\w-]+['\"], b)(['\"]).*?(\2\))",
+    re.IGNORECASE,
+)
+
 _lock = threading.Lock()
 #: The keys in use, newest last; a rotated key is forgotten after a thousand others.
 _known: dict[str, None] = {}
@@ -65,44 +74,58 @@ class Credentials:
             ModelHTTPError: 401, as the host would say, if a key is needed and there is none, or if the
                 callable that should give it fails.
         """
-        key = self._current()
-        return self._fixed if key is None else {"authorization": f"Bearer {key}", **self._fixed}
+        headers, problem = self._found()
+        if problem:
+            # Here, where no frame holds a key: error trackers send the variables of every frame along.
+            raise ModelHTTPError(
+                f"no API key: {problem}", model=self._model, status_code=401, code="missing_api_key"
+            )
+        return headers
 
-    def _current(self) -> str | None:
+    def _found(self) -> tuple[Mapping[str, str], str]:
+        """The headers, or why there are none."""
+        key, problem = self._current()
+        if key is None:
+            return self._fixed, problem
+        key = key.strip()
+        if not key or not _fits_a_header(key):
+            return {}, f"{self._where()} is empty or holds characters that no header may have"
+        if key not in _known:
+            _remember(key)
+        return {"authorization": f"Bearer {key}", **self._fixed}, ""
+
+    def _where(self) -> str:
+        return (
+            "api_key()"
+            if callable(self._key)
+            else "api_key"
+            if self._key is not None
+            else f"{self._variable}"
+        )
+
+    def _current(self) -> tuple[str | None, str]:
+        """The key as it is now, or why there is none; neither if none is needed."""
         if callable(self._key):
             try:
                 key = self._key()
             except Exception as error:  # noqa: BLE001 - the app's own code may raise anything
                 # Neither its text nor its traceback may be shown: they may hold a key.
-                raise self._refused(f"api_key() raised {type(error).__name__}") from None
+                return None, f"api_key() raised {type(error).__name__}"
             if isinstance(key, SecretStr):
                 key = key.get_secret_value()
-            if not isinstance(key, str):
-                raise self._refused(f"api_key() returned {type(key).__name__}, not a text")
-            return self._checked(key, "api_key()")
+            return (key, "") if isinstance(key, str) else (None, _no_text(key))
         if self._key is not None:
-            return self._checked(self._key.get_secret_value(), "api_key")
+            return self._key.get_secret_value(), ""
         if self._variable is None:
-            return None
-        key = os.environ.get(self._variable, "").strip()
-        if key:
-            return self._checked(key, self._variable)
-        if self._own_scheme:
-            return None
-        raise self._refused(f"the environment variable {self._variable} is not set")
+            return None, ""
+        found = os.environ.get(self._variable, "").strip()
+        if found or self._own_scheme:
+            return found or None, ""
+        return None, f"the environment variable {self._variable} is not set"
 
-    def _checked(self, secret: str, where: str) -> str:
-        secret = secret.strip()
-        if not secret or not _fits_a_header(secret):
-            raise self._refused(f"{where} is empty or holds characters that no header may have")
-        if secret not in _known:
-            _remember(secret)
-        return secret
 
-    def _refused(self, why: str) -> ModelHTTPError:
-        return ModelHTTPError(
-            f"no API key: {why}", model=self._model, status_code=401, code="missing_api_key"
-        )
+def _no_text(key: object) -> str:
+    return f"api_key() returned {type(key).__name__}, not a text"
 
 
 def _fits_a_header(text: str) -> bool:
@@ -141,7 +164,8 @@ class _MaskingFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Rewrites the record; never drops it."""
         text = record.getMessage()
-        masked = mask(text)
+        # What a request adds to the URL may be private; so may a prompt be that stands in it.
+        masked = _HEADER.sub(rf"\1\2{_MASK}\3", _QUERY.sub(rf"\1?{_MASK}", mask(text)))
         if masked != text:
             record.msg, record.args = masked, ()
         if record.exc_info and record.exc_info[1] is not None and not record.exc_text:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from adapters.hosted.bodies import Body, ErrorBody, EventBody, Limits
+from adapters.hosted.credentials import mask
 from adapters.hosted.inflate import known_encoding
 from router.errors import ModelProtocolError
 
@@ -96,7 +97,7 @@ class Guard(httpx2.AsyncBaseTransport):
 
     def _check(self, response: httpx2.Response) -> None:
         if 300 <= response.status_code < 400:  # noqa: PLR2004 - HTTP's redirects
-            host = urlsplit(response.headers.get("location", "")).hostname
+            host = urlsplit(mask(response.headers.get("location", ""))).hostname
             raise ModelProtocolError(
                 f"the host redirects (HTTP {response.status_code}) to {host or 'another path of its own'}; "
                 "redirects are refused, since they would carry the prompt along",
@@ -114,9 +115,9 @@ class Guard(httpx2.AsyncBaseTransport):
         assert isinstance(raw, httpx2.AsyncByteStream)  # noqa: S101 - what an async transport gives
         packed = known_encoding(headers.get("content-encoding"))
         if packed is False and response.is_success:
+            told = mask(headers["content-encoding"])[:40]
             raise ModelProtocolError(
-                f"the answer is packed as {headers['content-encoding'][:40]!r}, which was not asked for",
-                model=self._model,
+                f"the answer is packed as {told!r}, which was not asked for", model=self._model
             )
         if packed is not None:
             # Unpacked here, within the limits: httpx2 must not try again.

@@ -71,7 +71,7 @@ class Client:
         self, *, name: str, base_url: str, private: bool, max_bytes: int, credentials: Credentials
     ) -> None:
         self._name = name
-        transport = _transport(name, None if private else _proxy_for(base_url))
+        transport = _transport(name, base_url, private=private)
         guard = Guard(transport, model=name, max_bytes=max_bytes, credentials=credentials.headers)
         self._http = httpx2.AsyncClient(
             transport=guard,
@@ -167,15 +167,23 @@ def _options(out: Outgoing, headers: dict[str, str]) -> openai.RequestOptions:
     return {"headers": headers, "params": out.query, "timeout": httpx2.Timeout(seconds, connect=connect)}
 
 
-def _transport(name: str, proxy: str | None) -> httpx2.AsyncHTTPTransport:
-    try:
-        return httpx2.AsyncHTTPTransport(verify=tls(), limits=_POOL, proxy=proxy)
-    except (ImportError, ValueError, httpx2.InvalidURL) as error:
-        # Without its text and without a cause: a proxy's URL may hold a password.
+def _transport(name: str, base_url: str, *, private: bool) -> httpx2.AsyncHTTPTransport:
+    made, problem = _made(base_url, private=private)
+    if made is None:
+        # Without its text and without a cause, from a frame without it: a proxy's URL may hold a password.
         raise ModelConnectionError(
-            f"the environment's proxy cannot be used ({type(error).__name__}); a SOCKS proxy needs socksio",
-            model=name,
-        ) from None
+            f"the environment's proxy cannot be used ({problem}); a SOCKS proxy needs socksio", model=name
+        )
+    return made
+
+
+def _made(base_url: str, *, private: bool) -> tuple[httpx2.AsyncHTTPTransport | None, str]:
+    """The transport, or why there is none."""
+    try:
+        proxy = None if private else _proxy_for(base_url)
+        return httpx2.AsyncHTTPTransport(verify=tls(), limits=_POOL, proxy=proxy), ""
+    except (ImportError, ValueError, httpx2.InvalidURL) as error:
+        return None, type(error).__name__
 
 
 def _proxy_for(base_url: str) -> str | None:

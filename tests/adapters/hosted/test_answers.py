@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
@@ -243,3 +245,40 @@ async def test_fewer_choices_than_asked_for_are_no_answer(server: LoopbackServer
     server.script("only one")
     with pytest.raises(ModelProtocolError, match="1 choices, asked were 2"):
         await make().complete(call(params={"n": 2}))
+
+
+SPLIT = ["smile: \ud83d", "\ude00!"]
+
+
+@pytest.mark.parametrize("kind", ["content", "reasoning_content", "arguments"])
+async def test_a_character_cut_in_two_is_whole_again(server: LoopbackServer, make: Make, kind: str) -> None:
+    def said(text: str) -> dict[str, object]:
+        call = {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": text}}
+        return {"tool_calls": [call]} if kind == "arguments" else {kind: text}
+
+    server.script(Reply(raw=[event(said(text)) for text in SPLIT] + [event({}, "stop")]))
+    deltas = [one.choices[0].delta async for one in make().stream(call())]
+    found = [
+        getattr(delta, kind, None)
+        or "".join(c.function.arguments or "" for c in delta.tool_calls or () if c.function)
+        for delta in deltas
+    ]
+    assert "".join(text or "" for text in found) == "smile: 😀!"
+    assert all((text or "").encode() is not None for text in found)
+
+
+@pytest.mark.parametrize(
+    "texts", [["a\ud83d", "b"], ["a\ude00"], ["a\ud83d\ud83d", "\ude00"], ["a", "\ud83d"]]
+)
+async def test_half_a_character_is_never_told(server: LoopbackServer, make: Make, texts: list[str]) -> None:
+    server.script(Reply(raw=[event({"content": text}) for text in texts] + [event({}, "stop")]))
+    told = ""
+    with pytest.raises(ModelProtocolError, match="half a character"):
+        async for one in make().stream(call()):
+            told += one.choices[0].delta.content or ""
+    assert told in ("", "a")
+
+
+def event(delta: dict[str, object], reason: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": reason}
+    return b"data: " + json.dumps({"id": "x", "choices": [choice]}).encode() + b"\n\n"

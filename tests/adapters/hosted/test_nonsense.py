@@ -195,6 +195,14 @@ def response(body: bytes, *headers: str, status: str = "200 OK", length: int | N
 
 
 SPACES = b" " * 20_000_000
+TWICE = [
+    {
+        "index": 0,
+        "delta": {"content": "bad"},
+        "message": {"role": "assistant", "content": "bad"},
+        "finish_reason": "stop",
+    }
+] * 2
 JSON, EVENTS = "content-type: application/json", "content-type: text/event-stream"
 ANSWER, ANSWERS = completion(), chunk() + END
 
@@ -262,6 +270,14 @@ def bodies(*, stream: bool) -> dict[str, bytes]:
             b'{"id":"x","object":"chat.completion","choices":null,"error":{"message":"no"}}', kind
         ),
         "another kind of answer": response(b'{"object":"list","data":[]}', kind),
+        "half a character": response(
+            completion({"message": {"role": "assistant", "content": "a\ud83d"}}), JSON
+        )
+        if not stream
+        else response(chunk(delta={"content": "\ude00bad"}) + END, EVENTS),
+        "one choice twice": response(completion(choices=TWICE), JSON)
+        if not stream
+        else response(chunk(choices=TWICE) + END, EVENTS),
         "an old completion": response(b'{"choices":[{"index":0,"text":"old","finish_reason":"stop"}]}', kind),
     }
     for code in (301, 302, 303, 307, 308):
@@ -284,6 +300,7 @@ def event_streams() -> dict[str, bytes]:
     role = chunk(delta={"role": "assistant", "content": ""})
     return {
         "a role, and an end in order": response(role, EVENTS),
+        "a role, and a reason to end": response(role + END, EVENTS),
         "a role, and a cut": response(role, EVENTS, length=10_000),
         "a role, and nothing but the end mark": response(role + b"data: [DONE]\n\n", EVENTS),
         "packing that breaks off": response(gzip.compress(role * 9)[:-9], EVENTS, "content-encoding: gzip"),
