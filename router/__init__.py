@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from router.client import AsyncRouter, Router
-from router.config import Budget, Policy, Recovery, RouterConfig, RoutingOptions
+from router.config import Budget, Policy, RateLimit, Recovery, RouterConfig, RoutingOptions
 from router.decision import Attempt, Candidate, Decision
 from router.errors import (
     AllModelsFailedError,
@@ -64,6 +64,7 @@ __all__ = [
     "OverloadedError",
     "Policy",
     "Price",
+    "RateLimit",
     "Recovery",
     "RoutedCompletion",
     "RoutedStream",

@@ -12,11 +12,21 @@ __all__ = ["Action", "Cancel", "Ending", "Fail", "Promote", "Start", "Succeed"]
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Call a candidate."""
+    """Call a candidate.
+
+    Attributes:
+        attempt: Its number.
+        candidate: Whom to call.
+        hedge: Whether another attempt goes on beside it.
+        refund: What the retry budget gets back if it is answered: nothing if it did not pay, and nothing
+            for a hedge. A retry that is answered pays for itself and for one in vain; but only for itself
+            where the model had too much to do: more of them would not help.
+    """
 
     attempt: int
     candidate: int
     hedge: bool = False
+    refund: int = 0
 
 
 @dataclass(frozen=True, slots=True)

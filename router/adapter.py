@@ -37,12 +37,15 @@ class Call:
         prefix: The beginning of the answer, which the caller has already: it is to be gone on with from its
             last character, and not to be given again. Empty for an answer from its beginning. Only streams
             of models whose profile says `continues` are asked so.
+        private: Whether the request is private: nothing of it may be kept beyond the call, and nothing of it
+            logged.
     """
 
     request: ChatRequest
     timeout: float | None = None
     started: Callable[[], None] = _nothing
     prefix: str = ""
+    private: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,13 +10,23 @@ import math
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from router.booking import reserved_cost
 from router.errors import ModelError, ModelHTTPError
 from router.failures import judge
 from router.limits.waiting import turn
+from router.objective import MEASURED_AFTER
+from router.paying import (
+    HEADROOM,
+    BudgetRefusedError,
+    affords_now,
+    patience_for_money,
+    pay,
+    refuse,
+)
+from router.profile import HOSTED_SPEED
 
 if TYPE_CHECKING:
     from router.core import Core
+    from router.fleet import Fleet
     from router.limits import Limiter, Seat
     from router.live import LiveAttempt
     from router.routing import Routing
@@ -26,6 +36,7 @@ __all__ = [
     "BudgetRefusedError",
     "admit",
     "give_back",
+    "is_proven",
     "join",
     "may_go",
     "patience",
@@ -34,21 +45,19 @@ __all__ = [
 
 #: How many times as long as forecast a request waits before it looks around again.
 LONGER = 1.25
-#: How many times as long as an answer is predicted to take must be left of a deadline when a wait is over.
-HEADROOM = 1.25
 #: What share of the time that may be waited a forecast wait must keep within, where there is a deadline.
 SURE = 0.8
 #: Seconds that a request waits at the least before it looks around again.
 LEAST_STAY = 0.25
+#: The same for money, in seconds: what is being settled at this moment is worth that.
+LEAST_PATIENCE = 0.01
 #: Candidates that a waiting request compares with its own.
 MOST_COMPARED = 8
 #: Statuses that mean "too much for now", besides 429: the model is well, and its limits are what they were.
 _BUSY_STATUSES = frozenset({503, 529})
 _RATE_LIMITED = 429
-
-
-class BudgetRefusedError(ModelError):
-    """A budget has no room for an attempt. It is told as a reason, and never raised."""
+#: Seconds for which a model that answers others is waited for in the queue of its limits, and not set aside.
+SHORT = 10.0
 
 
 def join(core: Core, routing: Routing, attempt: LiveAttempt) -> None:
@@ -59,7 +68,11 @@ def join(core: Core, routing: Routing, attempt: LiveAttempt) -> None:
     """
     place = attempt.place
     routing.tried.add(place)
-    limiter = core.limiters.get(routing.fleet.names[place])
+    name = routing.fleet.names[place]
+    limiter = core.limiters.get(name, routing.features.task)
+    if limiter is not None and limiter.is_idle:
+        core.limiters.forget(name)
+        limiter = None
     if limiter is not None:
         work = routing.estimate(place).work
         attempt.limiter = limiter
@@ -78,16 +91,55 @@ async def admit(core: Core, routing: Routing, attempt: LiveAttempt) -> float | N
     Returns:
         None if the attempt may go; else when it may be tried again, on the core's clock: infinite for never.
     """
-    free_at = None
-    if attempt.limiter is not None and attempt.seat is not None and not attempt.seat.granted:
-        free_at = await _wait(core, routing, attempt, attempt.limiter, attempt.seat)
-    if free_at is None:
-        free_at = may_go(core, routing, attempt)
+    free_at = await _at_the_model(core, routing, attempt)
     if free_at is None and core.config.budget:
-        free_at = await _reserve(core, routing, attempt)
+        free_at = await _with_money(core, routing, attempt)
     attempt.admitted = free_at is None
     if free_at is not None:
         give_back(core, attempt)
+    return free_at
+
+
+async def _at_the_model(core: Core, routing: Routing, attempt: LiveAttempt) -> float | None:
+    """Waits for a place with the model's limits, and asks its health. Returns as `admit`."""
+    free_at = None
+    if attempt.limiter is not None and attempt.seat is not None and not attempt.seat.granted:
+        free_at = await _wait(core, routing, attempt, attempt.limiter, attempt.seat)
+    return may_go(core, routing, attempt) if free_at is None else free_at
+
+
+async def _with_money(core: Core, routing: Routing, attempt: LiveAttempt) -> float | None:
+    """Sets money aside for one that has its place at the model. Returns as `admit`.
+
+    If it must wait for the money, its place is for others meanwhile, and it lines up for one again with the
+    money in hand: nobody who has a place waits for money, so that all who have money come to a place.
+    """
+    attempt.admitted = False  # whoever goes away meanwhile has sent nothing
+    refusal = await pay(core, routing, attempt)
+    if refusal is None:
+        return None
+    if refusal.final or attempt.hedge:  # company for a late attempt is of no use later
+        refuse(routing, attempt, refusal)
+        return math.inf if refusal.final else core.now() + LEAST_STAY
+    now = core.now()
+    most = patience_for_money(core, routing, attempt.place, now)
+    worth = _worth_waiting(core, routing, attempt.place)
+    give_back(core, attempt)
+    core.health.released(routing.fleet.names[attempt.place], began=attempt.started_at)
+    core.traffic.end(attempt.ticket, now)  # what waits here is no load there
+    elsewhere = worth < most  # not a number if nothing is known to be better
+    refusal = await pay(core, routing, attempt, patience=max(worth, LEAST_PATIENCE) if elsewhere else most)
+    if refusal is not None:
+        refuse(routing, attempt, refusal)
+        return core.now() + LEAST_STAY if elsewhere and not refusal.final else math.inf
+    core.traffic.enter(attempt.ticket, core.now())
+    attempt.limiter = attempt.seat = None
+    join(core, routing, attempt)
+    free_at = await _at_the_model(core, routing, attempt)
+    if free_at is not None:
+        core.ledger.settle(routing.key(attempt.number), None)
+        attempt.reserved = None
+    attempt.admitted = False
     return free_at
 
 
@@ -96,15 +148,15 @@ async def _wait(
 ) -> float | None:
     """Waits for a turn, as long as that is better than what else could be done. Returns as `admit`."""
     place = attempt.place
-    latest = core.now() + core.config.recovery.attempt_timeout
+    latest, told = core.now() + core.config.recovery.attempt_timeout, is_proven(routing.fleet, place)
     if routing.deadline_at < math.inf:  # who is let go later than that keeps others from being in time
-        latest = routing.deadline_at - HEADROOM * routing.estimate(place).work
+        latest = routing.deadline_at - (HEADROOM * routing.estimate(place).work if told else 0.0)
     while not seat.granted:
         now = core.now()
         if seat.over:  # the queue is full
             return now + max(limiter.wait(seat.tokens, now), LEAST_STAY)
         left = limiter.left(seat, now)
-        if now >= latest or left > patience(routing.deadline_at - now, latest - now):
+        if now >= latest or (told and left > patience(routing.deadline_at - now, latest - now)):
             limiter.leave(seat, now)
             return max(now + left, min(routing.deadline_at, latest))
         if left > _worth_waiting(core, routing, place):
@@ -112,6 +164,11 @@ async def _wait(
             return now + left
         await turn(limiter, seat, core.now, min(now + max(left * LONGER, LEAST_STAY), latest))
     return None
+
+
+def is_proven(fleet: Fleet, place: int) -> bool:
+    """Whether it is known how long a model takes, from answers or declared: on a guess nobody is sent away."""
+    return fleet.learned.samples[place] >= MEASURED_AFTER or fleet.profiles[place].speed != HOSTED_SPEED
 
 
 def patience(deadline: float, seconds: float) -> float:
@@ -145,9 +202,9 @@ def _worth_waiting(core: Core, routing: Routing, place: int) -> float:
     fresh = (other for other in routing.order if other not in routing.tried)
     for other in islice(fresh, MOST_COMPARED):
         name = fleet.names[other]
-        if name in shut or other in ranked.late:
+        if name in shut or other in ranked.late or not affords_now(core, routing, other):
             continue
-        wait, limiter = 0.0, core.limiters.get(name)
+        wait, limiter = 0.0, core.limiters.get(name, routing.features.task)
         if limiter is not None:
             wait = limiter.wait(_tokens(routing, other), now)
         best = min(best, value(other) + wait)
@@ -173,39 +230,46 @@ def may_go(core: Core, routing: Routing, attempt: LiveAttempt) -> float | None:
     return None
 
 
-async def _reserve(core: Core, routing: Routing, attempt: LiveAttempt) -> float | None:
-    place, features = attempt.place, routing.features
-    name, profile = routing.fleet.names[place], routing.fleet.profiles[place]
-    usd = reserved_cost(
-        profile, routing.estimate(place), features.max_output_tokens, choices=features.choices
-    )
-    attempt.admitted = False  # whoever goes away meanwhile has sent nothing
-    refusal = await core.ledger.areserve(routing.key(attempt.number), name, features.task, usd)
-    if refusal is not None:
-        attempt.error = BudgetRefusedError(str(refusal), model=name)
-        return math.inf
-    attempt.reserved = usd
-    return None
-
-
-def turned_away(core: Core, attempt: LiveAttempt, error: ModelError) -> None:
-    """A backend that says that it is too much for now is left alone, before anybody else is let go.
+def turned_away(core: Core, routing: Routing, attempt: LiveAttempt, error: ModelError) -> bool:
+    """A backend that says that it is too much for now is asked less, before anybody else is let go.
 
     Told as soon as it is known; the attempt gives its place back later.
+
+    Returns:
+        Whether that is all that it means: the model is well, and its limits see to the rest.
     """
-    if attempt.limiter is None or attempt.seat is None or not isinstance(error, ModelHTTPError):
-        return
-    verdict = judge(error)
+    if not isinstance(error, ModelHTTPError):
+        return False
+    verdict, now = judge(error), core.now()
     limited = error.status_code == _RATE_LIMITED
-    if verdict.heals and (limited or error.status_code in _BUSY_STATUSES):
-        attempt.limiter.refused(attempt.seat, verdict.retry_after, core.now(), doubt=limited)
+    profile = routing.fleet.profiles[attempt.place]
+    if profile.local or not verdict.heals or not (limited or error.status_code in _BUSY_STATUSES):
+        return False
+    name, wait = attempt.ticket.name, verdict.retry_after
+    beside = core.pressure.beside(name, now)
+    if not limited and attempt.ticket.ahead <= beside:
+        return False  # it answered as many at once lately: this tells of no limit, and may be noise
+    if (profile.rpm, profile.tpm, profile.max_concurrency) == (None, None, None):
+        if beside >= 0:
+            limiter = attempt.limiter or core.learn_limit(name)
+            # One that is merely full takes the next as soon as it has answered another.
+            asked = wait if limited else None
+            limiter.crowded(attempt.started_at, asked, now, crowded=attempt.ticket.ahead > beside)
+    elif attempt.limiter is not None and attempt.seat is not None:
+        attempt.limiter.refused(attempt.seat, wait, now, doubt=limited)
+    return beside >= 0 and (wait is None or wait <= SHORT)
 
 
 def give_back(core: Core, attempt: LiveAttempt) -> None:
     """An attempt is over: its place is free, and its tokens are those that it took. Does no harm twice."""
     limiter, seat, now = attempt.limiter, attempt.seat, core.now()
     if limiter is None or seat is None:
+        learned = core.limiters.get(attempt.ticket.name) if attempt.begun_at is not None else None
+        if learned is not None:
+            learned.stranger_left(now)
         return
+    if attempt.outcome == "succeeded":
+        limiter.answered()
     if attempt.admitted and attempt.usage is not None and attempt.usage_is_reported:
         limiter.settle(seat, attempt.usage.prompt_tokens + attempt.usage.completion_tokens, now)
     limiter.leave(seat, now, sent=attempt.admitted)

@@ -10,6 +10,7 @@ from router.deciding import choose
 from router.driver import Run
 from router.errors import NoEligibleModelError, OverloadedError
 from router.exploring import explore
+from router.planning import machine_of
 from router.shown import shown_usage
 from router.streams import AsyncRoutedStream
 from router.validation import ParsedRequest, parse_request
@@ -27,7 +28,7 @@ async def answer(core: Core, arguments: Mapping[str, object]) -> RoutedCompletio
         await asyncio.to_thread(core.warm)
     from router.completion import RoutedCompletion
 
-    parsed = parse_request(arguments)
+    parsed = parse_request(arguments, private=core.config.policy.privacy == "private")
     run = await _begin(core, parsed)
     winner = await run.drive()
     if parsed.request.stream:
@@ -54,7 +55,7 @@ async def _begin(core: Core, parsed: ParsedRequest) -> Run:
             core.write_refusal(error)
             raise
         explore(core, routing)
-        run = Run(core, routing, core.machine(routing))
+        run = Run(core, routing, machine_of(core, routing))
         if core.enter(run):
             return run
 

@@ -15,81 +15,17 @@ plain calls and made-up times. All times are seconds on one monotonic clock.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from router.actions import Action, Cancel, Ending, Fail, Promote, Start, Succeed
 from router.errors import ModelError, ModelTimeoutError
 from router.failures import judge
+from router.plan import Asked, Plan, Running
 
 __all__ = ["Action", "AttemptMachine", "Cancel", "Ending", "Fail", "Plan", "Promote", "Start", "Succeed"]
 
 #: Seconds until it is looked again at whether an overdue attempt's model is alive; at least.
 LEAST_PATIENCE = 0.05
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What the machine may do for one request.
-
-    Attributes:
-        names: The candidates' names, best first.
-        stream: Whether an attempt is decided at its first visible token, or at its end.
-        stop: Whether so many attempts are all that may be made; asked only after one failed or is late.
-        attempt_timeout: Seconds for an attempt in one piece, from when the backend begins.
-        ttft_timeout: Seconds to a stream's first visible token, from when the backend begins.
-        deadline: When the request must be over; infinite without one.
-        patience: Seconds that one wait between attempts must stay below when there is no deadline.
-        hedge_after: Seconds after which a late candidate gets company; empty without hedging.
-        wait: Seconds before the same candidate is asked again, from its attempts so far and its last error.
-        may_retry: Takes one from the retry budget; False if it is empty. Asked before the same model is asked
-            again, before a hedge, and before a doubtful model is asked in place of another; not before any
-            other model is tried: nothing may be lost while one works.
-        doubtful: Whether a candidate failed and has not answered since, or shows no sign of life.
-        shut: Whether a candidate that failed will not be let in at a time: then nobody waits for it.
-        overdue: Seconds from when its backend began after which a candidate's attempt is given up if it shows
-            no sign of life and there is another to ask, from the seconds until the deadline; infinite for
-            never.
-        silent: Whether a candidate's model has shown no sign of life since a time, to anybody.
-    """
-
-    names: Sequence[str]
-    stream: bool
-    stop: Callable[[int], bool] = lambda _attempts: False
-    attempt_timeout: float = 120.0
-    ttft_timeout: float = 30.0
-    deadline: float = math.inf
-    patience: float = 120.0
-    hedge_after: Sequence[float] = ()
-    wait: Callable[[int, ModelError], float] = lambda _attempts, _error: 0.0
-    may_retry: Callable[[], bool] = lambda: True
-    doubtful: Callable[[int], bool] = lambda _candidate: False
-    shut: Callable[[int, float], bool] = lambda _candidate, _at: False
-    overdue: Callable[[int, float], float] = lambda _candidate, _left: math.inf
-    silent: Callable[[int, float], bool] = lambda _candidate, _since: False
-
-
-@dataclass(slots=True)
-class _Candidate:
-    """`attempts` are those that were made; a refused one is not.
-
-    `paid`: the next was paid for already. `vouched`: that it may be asked at all was.
-    """
-
-    attempts: int = 0
-    free_at: float = -math.inf
-    barred: bool = False
-    paid: bool = False
-    vouched: bool = False
-
-
-@dataclass(slots=True)
-class _Live:
-    candidate: int
-    begun_at: float | None = None
-    overdue_at: float = math.inf
-    looked_at: float = -math.inf
-    hedged: bool = False
 
 
 @dataclass(slots=True)
@@ -107,13 +43,13 @@ class AttemptMachine:
     wake_at: float = math.inf
     causes: list[ModelError] = field(default_factory=list)
     done: bool = False
-    _candidates: list[_Candidate] = field(init=False)
-    _live: dict[int, _Live] = field(default_factory=dict)
+    _candidates: list[Asked] = field(init=False)
+    _live: dict[int, Running] = field(default_factory=dict)
     _attempts: int = 0
     _calls: int = 0
 
     def __post_init__(self) -> None:
-        self._candidates = [_Candidate() for _ in self.plan.names]
+        self._candidates = [Asked() for _ in self.plan.names]
 
     def begin(self, now: float) -> list[Action]:
         """The request begins."""
@@ -126,7 +62,8 @@ class AttemptMachine:
             live.begun_at = now
             if len(self._candidates) > 1:
                 live.looked_at = now
-                live.overdue_at = now + self.plan.overdue(live.candidate, self.plan.deadline - now)
+                live.overdue_at = now + self.plan.overdue(live.candidate)
+                live.last_call_at = now + self.plan.last_call(live.candidate, self.plan.deadline - now)
             self._set_timer(now)
         return []
 
@@ -137,7 +74,7 @@ class AttemptMachine:
         """
         if attempt in self._live and now >= self.plan.deadline:
             del self._live[attempt]
-            return self._end(Ending.DEADLINE)
+            return self._end(Ending.DEADLINE, now)
         return self._settle(attempt, Promote(attempt))
 
     def finished(self, attempt: int, now: float) -> list[Action]:
@@ -171,42 +108,89 @@ class AttemptMachine:
         if self.done:
             return []
         if now >= self.plan.deadline:
-            return self._end(Ending.DEADLINE)
+            return self._end(Ending.DEADLINE, now)
         actions: list[Action] = []
         for attempt, live in list(self._live.items()):
+            if self._waits_in_vain(live, now):
+                actions.append(self._let_go(attempt, live))
+                continue
             waited = self._given_up_after(live, now)
             if waited is not None:
-                error = ModelTimeoutError(
-                    f"no {'first token' if self.plan.stream else 'answer'} within {waited:.3g} s",
-                    model=self.plan.names[live.candidate],
-                    timeout=waited,
-                )
-                del self._live[attempt]
-                self._note(live.candidate, error, now)
-                actions.append(Cancel(attempt, error))
+                actions.append(self._give_up(attempt, live, waited, now))
         return actions + self._next(now)
 
     def cancelled(self, now: float) -> list[Action]:
         """The caller went away."""
-        del now
-        return [] if self.done else self._end(Ending.CANCELLED)
+        return [] if self.done else self._end(Ending.CANCELLED, now)
 
-    def _given_up_after(self, live: _Live, now: float) -> float | None:
+    def _late(self, live: Running, waited: float) -> ModelTimeoutError:
+        return ModelTimeoutError(
+            f"no {'first token' if self.plan.stream else 'answer'} within {waited:.3g} s",
+            model=self.plan.names[live.candidate],
+            timeout=waited,
+        )
+
+    def _waits_in_vain(self, live: Running, now: float) -> bool:
+        """Whether its backend has not begun, and only another candidate can be in time.
+
+        Nothing was computed for it, and nobody is to blame: a model that loads, or has a queue, is well.
+        """
+        if live.begun_at is not None or now < live.last_call_at:
+            return False
+        live.last_call_at = math.inf
+        return len(self._live) == 1 and self._affordable(now) is not None
+
+    def _let_go(self, attempt: int, live: Running) -> Cancel:
+        del self._live[attempt]
+        candidate = self._candidates[live.candidate]
+        candidate.attempts -= 1
+        candidate.barred = True
+        self._calls -= 1
+        return Cancel(attempt)
+
+    def _give_up(self, attempt: int, live: Running, waited: float, now: float) -> Cancel:
+        """Stops an attempt. One that only had to make room for another before the deadline did not fail."""
+        del self._live[attempt]
+        late = waited >= self._limit or now >= live.overdue_at
+        if not late and not self.plan.to_blame(live.candidate, now - waited):
+            self._candidates[live.candidate].barred = True
+            return Cancel(attempt)
+        error = self._late(live, waited)
+        self._note(live.candidate, error, now)
+        return Cancel(attempt, error)
+
+    def _given_up_after(self, live: Running, now: float) -> float | None:
         """After how many seconds an attempt is given up now; None if it is not.
 
         One that is overdue goes on while its model answers others, or there is nobody else to ask: then it
-        is only long.
+        is only long. At the last moment at which another can answer before the deadline, that one is asked
+        even so, if the retry budget allows it.
         """
         if live.begun_at is None:
             return None
         if now >= live.begun_at + self._limit:
             return self._limit
+        last = now >= live.last_call_at
+        if not last and now < live.overdue_at:
+            return None
+        if last:
+            live.last_call_at = math.inf
+        if self._may_take_over(live, now, last=last):
+            return now - live.begun_at
         if now >= live.overdue_at:
-            if self._fresh(now) is not None and self.plan.silent(live.candidate, live.looked_at):
-                return now - live.begun_at
             live.looked_at = now
             live.overdue_at = now + max(now - live.begun_at, LEAST_PATIENCE)
         return None
+
+    def _may_take_over(self, live: Running, now: float, *, last: bool) -> bool:
+        place = self._fresh(now)
+        if place is None:
+            return False
+        if not self.plan.silent(live.candidate, live.looked_at, last):
+            if not (last and self.plan.outpaced(live.candidate) and self.plan.may_retry()):
+                return False
+            self._candidates[place].vouched = True
+        return self._affordable(now) is not None
 
     @property
     def _limit(self) -> float:
@@ -219,8 +203,9 @@ class AttemptMachine:
     def _note(self, place: int, error: ModelError, now: float) -> None:
         """Remembers a failure: whether and when its candidate may be asked again."""
         self.causes.append(error)
-        candidate = self._candidates[place]
-        if not judge(error).heals:
+        candidate, verdict = self._candidates[place], judge(error)
+        candidate.sheds = verdict.sheds
+        if not verdict.heals:
             candidate.barred = True
             return
         free_at = candidate.free_at = now + self.plan.wait(candidate.attempts, error)
@@ -235,38 +220,49 @@ class AttemptMachine:
         self._live.clear()
         return [action, *losers]
 
-    def _end(self, ending: Ending) -> list[Action]:
+    def _end(self, ending: Ending, now: float) -> list[Action]:
         self.done = True
         self.wake_at = math.inf
-        stops: list[Action] = [Cancel(attempt) for attempt in self._live]
+        stops: list[Action] = []
+        for attempt, live in self._live.items():
+            error = None
+            if live.begun_at is not None and self.plan.to_blame(live.candidate, live.begun_at):
+                error = self._late(live, now - live.begun_at)
+                self.causes.append(error)
+            stops.append(Cancel(attempt, error))
         self._live.clear()
         return [*stops, Fail(ending)]
 
     def _next(self, now: float) -> list[Action]:
         """Starts what should run now, or gives up, and sets the timer."""
         if now >= self.plan.deadline:
-            return self._end(Ending.DEADLINE)
+            return self._end(Ending.DEADLINE, now)
         actions: list[Action] = []
         if not self._live:
             place = self._choose(now)
             if place is None and not self._open():
-                return self._end(self._ending())
+                return self._end(self._ending(), now)
             if place is not None:
-                actions.append(self._start(place))
+                actions.append(self._start(place, now))
         else:
             actions += self._hedges(now)
         self._set_timer(now)
         return actions
 
-    def _start(self, place: int, *, hedge: bool = False) -> Start:
+    def _start(self, place: int, now: float, *, hedge: bool = False) -> Start:
         attempt = self._attempts
         self._attempts += 1
         self._calls += 1
         candidate = self._candidates[place]
+        refund = 0
+        if not hedge and (candidate.attempts > 0 or candidate.vouched):
+            refund = 1 if candidate.sheds else 2
         candidate.attempts += 1
         candidate.paid = False
-        self._live[attempt] = _Live(place)
-        return Start(attempt, place, hedge)
+        live = self._live[attempt] = Running(place)
+        if len(self._candidates) > 1 and self.plan.deadline < math.inf:
+            live.last_call_at = now + self.plan.last_wait(place, self.plan.deadline - now)
+        return Start(attempt, place, hedge, refund)
 
     def _open(self) -> list[int]:
         """Candidates that may still be asked, at some time."""
@@ -288,10 +284,7 @@ class AttemptMachine:
 
     def _choose(self, now: float) -> int | None:
         """The candidate to ask now: one not asked yet, in order; else the one that is free first."""
-        place = self._fresh(now)
-        while place is not None and not self._affords(place):
-            self._candidates[place].barred = True
-            place = self._fresh(now)
+        place = self._affordable(now)
         if place is not None:
             return place
         free = [place for place in self._open() if self._candidates[place].free_at <= now]
@@ -300,6 +293,14 @@ class AttemptMachine:
             self._bar_repetitions()
             return None
         return min(paid or free, key=lambda place: (self._candidates[place].free_at, place), default=None)
+
+    def _affordable(self, now: float) -> int | None:
+        """As `_fresh`, of those that the retry budget allows."""
+        place = self._fresh(now)
+        while place is not None and not self._affords(place):
+            self._candidates[place].barred = True
+            place = self._fresh(now)
+        return place
 
     def _affords(self, place: int) -> bool:
         """Whether a candidate may take over: in an outage, not every request can ask every model in vain."""
@@ -330,20 +331,25 @@ class AttemptMachine:
         place = self._fresh(now)
         if place is None or not self.plan.may_retry():
             return []
-        hedge = self._start(place, hedge=True)
+        hedge = self._start(place, now, hedge=True)
         self._live[hedge.attempt].hedged = True
         return [hedge]
 
     def _ending(self) -> Ending:
-        return Ending.FAILED if self.causes else Ending.REFUSED
+        if self.causes:
+            return Ending.FAILED
+        # Whoever was asked did not fail: it was left so that another could be in time, and that one may not.
+        return Ending.DEADLINE if self._calls else Ending.REFUSED
 
     def _set_timer(self, now: float) -> None:
         times = [self.plan.deadline]
         for live in self._live.values():
             if live.begun_at is not None:
-                times += (live.begun_at + self._limit, live.overdue_at)
+                times += (live.begun_at + self._limit, live.overdue_at, live.last_call_at)
                 if self.plan.hedge_after and not live.hedged and len(self._live) == 1:
                     times.append(live.begun_at + self.plan.hedge_after[live.candidate])
+            else:
+                times.append(live.last_call_at)
         if not self._live:
             times += [self._candidates[place].free_at for place in self._open()]
         self.wake_at = max(min(times), now)

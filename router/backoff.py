@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from router.failures import judge
+from router.failures import QUEUE_FULL, judge
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -17,6 +18,8 @@ __all__ = ["FIRST_WAIT", "LONGEST_WAIT", "Backoff"]
 FIRST_WAIT = 0.25
 #: Seconds between two attempts at most, unless the backend asks for more.
 LONGEST_WAIT = 8.0
+#: Attempts on a model whose queue is full.
+MOST_WHILE_FULL = 2
 
 
 class Backoff:
@@ -34,7 +37,12 @@ class Backoff:
         self._stop = stop_after_attempt(max_attempts)
 
     def wait(self, attempts: int, error: ModelError) -> float:
-        """Seconds to wait after so many attempts on one model, the last of which failed with `error`."""
+        """Seconds to wait after so many attempts on one model, the last of which failed with `error`.
+
+        Infinite for a full queue that was full before: whoever asks is told so rather than kept waiting.
+        """
+        if error.code == QUEUE_FULL and attempts >= MOST_WHILE_FULL:
+            return math.inf
         state = _state(max(attempts, 1), error)
         return float(max(self._jitter(state), self._asked(state)))
 

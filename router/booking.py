@@ -9,11 +9,15 @@ from router.objective import Estimate
 from router.profile import PriceTable, Profile, Tier
 from router.usage import Usage
 
-__all__ = ["booked_cost", "reserved_cost"]
+__all__ = ["booked_cost", "generated_by", "reserved_cost"]
 
 _MILLION = Decimal(1_000_000)
 #: Booked money is kept to the billionth of a dollar.
 _QUANTUM = Decimal("0.000000001")
+#: Of an answer without a limit: how sure it must be that it stays below what is set aside; how many times as
+#: long as forecast it may be at the least, and how many tokens: a forecast is learned from few answers.
+SURE = 0.99
+TIMES, LEAST_TOKENS = 4.0, 256.0
 #: An app may have changed its thread's decimal context, which must not change a bill.
 _CONTEXT = Context(prec=60)
 
@@ -53,10 +57,14 @@ def _booked(usd: Decimal) -> Decimal:
 def reserved_cost(profile: Profile, found: Estimate, max_tokens: int | None, *, choices: int = 1) -> Decimal:
     """USD to set aside before a call: the prompt, and the most it may answer.
 
-    Without a limit on the answer, four times the forecast is set aside, as far as the model can answer.
-    Nothing is set aside for a model of unknown price.
+    Without a limit on the answer, so many tokens are set aside as 99 % of such answers are taken to stay
+    below, four times the mean at the least, as far as the model can answer. Nothing is set aside for a model
+    of unknown price.
     """
-    most = float(max_tokens) if max_tokens is not None else max(4 * found.tokens_out, 256.0)
+    if max_tokens is not None:
+        most = float(max_tokens)
+    else:
+        most = max(TIMES * found.tokens_out, found.tokens_within(SURE), LEAST_TOKENS)
     if max_tokens is None and profile.max_output is not None:
         most = min(most, profile.max_output)
     most *= choices
@@ -73,6 +81,17 @@ def reserved_cost(profile: Profile, found: Estimate, max_tokens: int | None, *, 
         _token_cost(price, tier, usage) for tier in price.tiers if tier.above <= prompt for usage in usages
     ]
     return max(costs, default=Decimal(0))
+
+
+def generated_by(found: Estimate, seconds: float) -> int:
+    """Tokens that a model is likely to have generated so many seconds after it began.
+
+    For an answer in one piece that was called off, such as the loser's of a hedge: it may have been all but
+    there, and hosts bill what was generated.
+    """
+    decoding = seconds - found.first
+    share = decoding / found.decode if found.decode > 0 else float(decoding > 0)
+    return round(found.tokens_out * min(max(share, 0.0), 1.0))
 
 
 def _decimal(value: float) -> Decimal:

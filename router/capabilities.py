@@ -6,7 +6,7 @@ has (text in, text out, `stop`, a token limit) is no capability.
 
 from __future__ import annotations
 
-__all__ = ["ASSUMED", "CAPABILITIES", "with_assumed"]
+__all__ = ["ASSUMED", "CAPABILITIES", "IMPLIED", "lacking", "with_assumed"]
 
 CAPABILITIES: dict[str, str] = {
     "tools": "tool definitions, and answers that call them",
@@ -26,6 +26,7 @@ CAPABILITIES: dict[str, str] = {
     "penalties": "frequency_penalty and presence_penalty",
     "logit_bias": "logit_bias",
     "reasoning_effort": "reasoning_effort",
+    "no_reasoning": "reasoning_effort='none' (in reasoning_effort)",
     "prediction": "predicted outputs",
     "web_search": "web_search_options",
     "sampler_extras": "top_k, min_p, repetition_penalty, enable_thinking, chat_template_kwargs (in extras)",
@@ -35,6 +36,16 @@ CAPABILITIES: dict[str, str] = {
 
 ASSUMED = frozenset({"sampling"})
 """What a model has unless its row says otherwise: an app that declares capabilities need not name it."""
+
+IMPLIED = {"extras": "sampler_extras", "reasoning_effort": "no_reasoning"}
+"""What a model that has the one has, too: who takes any field takes these, who can be told how much to reason
+can be told not to."""
+
+
+def lacking(needs: frozenset[str], able: frozenset[str]) -> list[str]:
+    """What a model that has these capabilities lacks for a request, in order."""
+    missing = needs - able
+    return sorted(missing - {IMPLIED[one] for one in able & IMPLIED.keys()}) if missing else []
 
 
 def with_assumed(declared: frozenset[str] | None) -> frozenset[str] | None:

@@ -10,13 +10,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Never, Self, Unpack, overload
 
-from router.config import Budget, Policy, Recovery, RouterConfig
+from router.config import Budget, Policy, RateLimit, Recovery, RouterConfig
 from router.decision import Decision
 from router.errors import InvalidRequestError
 from router.fields import CompletionFields
 from router.models import Model
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from router.background import BackgroundLoop
     from router.completion import RoutedCompletion
     from router.core import Core
@@ -39,17 +41,21 @@ class _Face:
         policy: Policy | None = None,
         recovery: Recovery | None = None,
         budget: Budget | Sequence[Budget] | None = None,
+        limits: RateLimit | Sequence[RateLimit] | None = None,
         ledger: str | Path | None = None,
         keep_text: bool = False,
         local_memory: str | int | None = None,
+        shared: str | SecretStr | None = None,
         **misspelt: Never,
     ) -> None:
         given = {
             "policy": policy,
             "recovery": recovery,
             "budget": budget,
+            "limits": limits,
             "ledger": ledger,
             "local_memory": local_memory,
+            "shared": shared,
         }
         fields = {name: value for name, value in given.items() if value is not None}
         self._begin(RouterConfig.parse({"models": models, "keep_text": keep_text, **fields, **misspelt}))
@@ -99,7 +105,9 @@ class _Face:
         from router.deciding import choose
         from router.validation import parse_request
 
-        return choose(self._core, parse_request({"stream": stream, **fields})).decision(model=None)
+        private = self._core.config.policy.privacy == "private"
+        parsed = parse_request({"stream": stream, **fields}, private=private)
+        return choose(self._core, parsed).decision(model=None)
 
     def feedback(self, answered: Decision | RoutedCompletion | str, score: float) -> None:
         """Tells how good an answer was, now or later.
@@ -144,10 +152,14 @@ class AsyncRouter(_Face):
         policy: What to choose by.
         recovery: What to do about failures.
         budget: One or several money limits, all of which hold.
+        limits: One or several limits on requests and tokens per minute and on requests at once, of the router
+            or of tasks, all of which hold.
         ledger: An SQLite file for the durable record; None keeps it in memory.
         keep_text: Whether the ledger keeps prompts and answers (never those of private requests).
         local_memory: Bytes that all local models of the process may take together, as a number or as text
             ("8GiB"); of several routers in one process the least holds. None: what the machine has to spare.
+        shared: The URL of a Redis server that keeps budgets and rate limits for all routers that name it, on
+            whatever machine; None: the ledger's file does, for the processes that use it.
 
     Raises:
         ConfigurationError: if something of it is wrong; nothing half-built remains.

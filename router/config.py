@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypedDict, Unpack
 
-from pydantic import ByteSize, ConfigDict, Field, SerializeAsAny, StrictBool, field_validator
+from pydantic import ByteSize, ConfigDict, Field, SecretStr, SerializeAsAny, StrictBool, field_validator
 
 from router.decision import Candidate
 from router.declared import Declared
 from router.errors import ConfigurationError, nearest
 from router.models import Count, Language, Model, Money, Number, Probability
+from router.words import is_server
 
-__all__ = ["Budget", "Policy", "Privacy", "Recovery", "RouterConfig", "RoutingOptions"]
+__all__ = ["Budget", "Policy", "Privacy", "RateLimit", "Recovery", "RouterConfig", "RoutingOptions"]
 
 Seconds = Annotated[float, Number, Field(gt=0, allow_inf_nan=False)]
 Privacy = Literal["any", "private"]
@@ -22,6 +24,12 @@ Weight = Annotated[float, Number, Field(ge=0, allow_inf_nan=False)]
 
 #: A configuration is written by hand; a larger file is a mistake.
 MOST_TOML_BYTES = 4 * 1024 * 1024
+#: Parts of a dotted key; ours have three.
+MOST_KEY_PARTS = 40
+_LONG_KEY = re.compile(
+    r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+)"""  # a part and its dot
+    rf"{{{MOST_KEY_PARTS}}}"
+)
 
 
 class Constraints(TypedDict, total=False):
@@ -93,7 +101,8 @@ class Recovery(Declared):
     """What happens when an attempt fails.
 
     Attributes:
-        max_attempts: Attempts per request, all counted; None: the eligible models + 1.
+        max_attempts: Attempts per request, all counted; None: the eligible models + 1, and as many again of
+            those that have answered before.
         attempt_timeout: Seconds for one attempt that does not stream.
         ttft_timeout: Seconds to the first visible token of a stream.
         cooldown: Seconds that a failing model is left alone.
@@ -130,6 +139,34 @@ class Budget(Declared):
     period: Literal["hour", "day", "month", "total"] = "day"
     task: str | None = None
     model: str | None = None
+
+
+class RateLimit(Declared):
+    """What may be sent in a minute and at once, besides what models declare for themselves.
+
+    Requests beyond it wait, in the order in which they came; those that could not be in time are refused with
+    `OverloadedError`. Processes that share a ledger's file share it. Every attempt counts.
+
+    Attributes:
+        rpm: Requests per minute.
+        tpm: Tokens per minute, prompts and answers together.
+        max_concurrency: Requests at once.
+        task: Only requests of this task count; None: all.
+        model: Only requests to this model count; None: all.
+    """
+
+    rpm: Count | None = None
+    tpm: Count | None = None
+    max_concurrency: Count | None = None
+    task: str | None = None
+    model: str | None = None
+
+    def model_post_init(self, _context: object, /) -> None:
+        """Checks that it limits anything."""
+        if self.rpm is self.tpm is self.max_concurrency is None:
+            raise ConfigurationError(
+                "a rate limit needs rpm, tpm or max_concurrency: without any it limits nothing", field="rpm"
+            )
 
 
 class RoutingOptions(Declared):
@@ -193,10 +230,14 @@ class RouterConfig(Declared):
         policy: What to choose by.
         recovery: What to do about failures.
         budget: Money limits, all of which hold.
+        limits: Requests and tokens per minute and requests at once, of the router or of tasks; all hold.
         ledger: An SQLite file for the durable record; None: in memory.
         keep_text: Whether the ledger keeps prompts and answers (never those of private requests).
         local_memory: Bytes that all local models of the process may take together, as a number or as text
             ("8GiB"); of several routers in one process the least holds. None: what the machine has to spare.
+        shared: The URL of a Redis server (`redis://`, `rediss://` for TLS, `unix://`) that keeps budgets and
+            rate limits for all routers that name it, on whatever machine; None: the ledger's file does, for
+            the processes that use it. `prefix=` among its options tells apart groups that share nothing.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
@@ -206,9 +247,11 @@ class RouterConfig(Declared):
     policy: Policy = Field(default_factory=Policy)
     recovery: Recovery = Field(default_factory=Recovery)
     budget: tuple[Budget, ...] = ()
+    limits: tuple[RateLimit, ...] = ()
     ledger: Path | None = None
     keep_text: StrictBool = False
     local_memory: Annotated[ByteSize, Field(ge=1, lt=2**63)] | None = None
+    shared: SecretStr | None = None
 
     if TYPE_CHECKING:  # what may be passed; pydantic turns it into what is declared above
 
@@ -219,17 +262,19 @@ class RouterConfig(Declared):
             policy: Policy | Mapping[str, object] = ...,
             recovery: Recovery | Mapping[str, object] = ...,
             budget: Budget | Sequence[Budget] | None = (),
+            limits: RateLimit | Sequence[RateLimit] | None = (),
             ledger: str | Path | None = None,
             keep_text: bool = False,
             local_memory: str | int | None = None,
+            shared: str | SecretStr | None = None,
         ) -> None: ...
 
-    @field_validator("budget", mode="before")
+    @field_validator("budget", "limits", mode="before")
     @classmethod
-    def _one_or_several(cls, budget: object) -> object:
-        if budget is None:
+    def _one_or_several(cls, given: object) -> object:
+        if given is None:
             return ()
-        return (budget,) if isinstance(budget, Budget | Mapping) else budget
+        return (given,) if isinstance(given, Budget | RateLimit | Mapping) else given
 
     @field_validator("ledger", mode="before")
     @classmethod
@@ -237,6 +282,15 @@ class RouterConfig(Declared):
         if ledger in ("", ":memory:"):
             raise ValueError("the path of a file is needed; without one, the ledger is kept in memory")
         return ledger
+
+    @field_validator("shared")
+    @classmethod
+    def _shared_is_a_url(cls, shared: SecretStr | None) -> SecretStr | None:
+        if shared is not None and not is_server(shared.get_secret_value()):
+            raise ValueError(
+                "the URL of a Redis server is needed: redis://host:6379/0, rediss://... or unix://..."
+            )
+        return shared
 
     @field_validator("local_memory", mode="before")
     @classmethod
@@ -279,12 +333,14 @@ class RouterConfig(Declared):
     def model_post_init(self, _context: object, /) -> None:
         """Checks what needs all the fields at once."""
         names = [model.name for model in self.models]
-        for place, budget in enumerate(self.budget):
-            if budget.model is not None and budget.model not in names:
+        scoped = [("budget", place, budget.model) for place, budget in enumerate(self.budget)]
+        scoped += [("limits", place, limit.model) for place, limit in enumerate(self.limits)]
+        for what, place, model in scoped:
+            if model is not None and model not in names:
                 raise ConfigurationError(
-                    f"budget.{place}.model = {budget.model!r}: no such model{nearest(budget.model, names)}",
-                    field=f"budget.{place}.model",
-                    value=repr(budget.model),
+                    f"{what}.{place}.model = {model!r}: no such model{nearest(model, names)}",
+                    field=f"{what}.{place}.model",
+                    value=repr(model),
                 )
 
     @classmethod
@@ -303,13 +359,24 @@ class RouterConfig(Declared):
             ) from error
         try:
             # Some editors begin a UTF-8 file with a byte order mark.
-            data = tomllib.loads(text.decode("utf-8-sig").replace("\r\n", "\n"))
+            data = tomllib.loads(_sane(text.decode("utf-8-sig").replace("\r\n", "\n")))
         except (ValueError, RecursionError) as error:
             # Not `from error`: some of them carry the file's content, and there may be keys in it.
             trouble = str(error)
         else:
             return cls.parse(_anchored(data, file.parent))
         raise ConfigurationError(f"{file} is not valid TOML: {trouble}", field=str(file))
+
+
+def _sane(text: str) -> str:
+    """A text that tomllib can read: a key of very many parts takes it the square of their number in memory.
+
+    Raises:
+        ValueError: if it has one.
+    """
+    if _LONG_KEY.search(text):
+        raise ValueError(f"a key of more than {MOST_KEY_PARTS} parts")
+    return text
 
 
 def _read(file: Path) -> bytes:

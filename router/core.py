@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from router.adapter import AdapterSettings
-from router.attempts import AttemptMachine, Plan
-from router.backoff import Backoff
 from router.config import RouterConfig
 from router.decision import Decision
 from router.errors import OverloadedError, RouterClosedError, RouterError
@@ -26,13 +24,12 @@ from router.fleet import Fleet
 from router.health import Health, RetryBudget
 from router.learning import Columns
 from router.ledger import Exchange, Ledger
-from router.limits import Limiter
+from router.limits import Limiter, Queues
 from router.models import Model
-from router.overdue import doubts, is_mute, overdue_after, stays_shut
 from router.prefixes import PrefixMemory
 from router.pressure import Pressure
+from router.profile import Profile
 from router.remembering import remember
-from router.routing import Routing
 from router.stalls import Gaps
 from router.traffic import Traffic
 
@@ -40,6 +37,7 @@ if TYPE_CHECKING:
     from router.adapter import Adapter
     from router.driver import Run
     from router.live import LiveAttempt
+    from router.routing import Routing
     from router.testing.clock import Clock
 
 __all__ = ["Core"]
@@ -91,8 +89,14 @@ class Core:
         self.gaps: dict[str, Gaps] = {}
         self.prefixes = PrefixMemory(self._cached_share, self._kept_tokens)
         self.random = random.Random()  # noqa: S311 - exploration is no secret
-        self.ledger = Ledger(config.ledger, config.budget, keep_text=config.keep_text, wall=self.wall)
-        self.limiters = _limiters(self.fleet, self.ledger)
+        self.ledger = Ledger(
+            config.ledger,
+            config.budget,
+            keep_text=config.keep_text,
+            wall=self.wall,
+            shared=config.shared,
+        )
+        self.limiters = Queues(config.limits, _profiles(self.fleet), self.ledger.limits)
         if config.ledger is not None:
             past = self.ledger.recent(MOST_REMEMBERED, models=self.fleet.names)
             remember(self.fleet, past, now=self.now(), wall=self.wall())
@@ -115,47 +119,6 @@ class Core:
         """A model is not in memory, and what it had computed is not, either. Told often, it costs little."""
         if place not in fleet.recalling:
             self.prefixes.emptied(fleet.names[place])
-
-    def machine(self, routing: Routing, *, made: int = 0) -> AttemptMachine:
-        """The attempt machine for a decision; `made`: so many attempts of the same request were made."""
-        recovery, policy, options = self.config.recovery, self.config.policy, routing.options
-        most = (recovery.max_attempts or len(routing.order) + 1 + made) - made
-        backoff: list[Backoff] = []
-
-        def strategies() -> Backoff:
-            if not backoff:
-                backoff.append(Backoff(most))
-            return backoff[0]
-
-        hedge = policy.hedge if options.hedge is None else options.hedge
-        if made:
-            hedge = False
-        return AttemptMachine(
-            Plan(
-                names=routing.ranked.names,
-                stream=routing.request.stream,
-                stop=lambda attempts: strategies().spent(attempts),
-                attempt_timeout=recovery.attempt_timeout,
-                ttft_timeout=recovery.ttft_timeout,
-                deadline=routing.deadline_at,
-                patience=recovery.attempt_timeout,
-                hedge_after=self._hedge_after(routing) if hedge and routing.rules.pinned is None else (),
-                wait=lambda attempts, error: strategies().wait(attempts, error),
-                may_retry=self.retries.withdraw,
-                overdue=lambda candidate, left: overdue_after(routing, candidate, left),
-                silent=lambda candidate, since: is_mute(self, routing, candidate, since),
-                shut=lambda candidate, at: stays_shut(self, routing, candidate, at),
-                doubtful=lambda candidate: doubts(self, routing, candidate),
-            )
-        )
-
-    def _hedge_after(self, routing: Routing) -> tuple[float, ...]:
-        """When each candidate is late: its time at the policy's confidence."""
-        found = [routing.estimate(place) for place in routing.order]
-        confidence = self.config.policy.confidence
-        if routing.request.stream:
-            return tuple(one.first_within(confidence) for one in found)
-        return tuple(one.work_within(confidence) for one in found)
 
     def warm(self) -> None:
         """Imports what the first answer needs. Slow once: not on an event loop."""
@@ -195,6 +158,11 @@ class Core:
                 fleet.learned.refresh(now)
             finally:
                 self._lock.release()
+
+    def learn_limit(self, name: str) -> Limiter:
+        """The limiter of a model that declares no limit, and was seen to have one."""
+        flow = self.traffic.flows.get(name)
+        return self.limiters.learn(name, lambda: 0 if flow is None else flow.running)
 
     def write_down(self, routing: Routing, decision: Decision, text: str) -> None:
         """Puts a finished request into the ledger, with its text only if the app asked for that."""
@@ -264,11 +232,7 @@ class Core:
         with self._lock:
             old, self.fleet, self.config = self.fleet, fleet, config
             changed = {name for name in old.names if name not in fleet.place or not fleet.same_as(old, name)}
-            kept = {name: limiter for name, limiter in self.limiters.items() if name not in changed}
-            self.limiters = {
-                **_limiters(fleet, self.ledger),
-                **{n: kept[n] for n in kept if n in fleet.place},
-            }
+            self.limiters.update(_profiles(fleet), changed)
             idle = old.retired = old.users <= 0
         self.health.forget(changed)
         self.pressure.forget(changed)
@@ -323,16 +287,11 @@ class Core:
         self.pressure.after_fork()
         self.prefixes.after_fork()
         self.fleet.after_fork()
-        for limiter in self.limiters.values():
-            limiter.after_fork()
+        self.limiters.after_fork()
 
 
-def _limiters(fleet: Fleet, ledger: Ledger) -> dict[str, Limiter]:
-    made = {
-        name: Limiter.of(profile, name, ledger.limits)
-        for name, profile in zip(fleet.names, fleet.profiles, strict=True)
-    }
-    return {name: limiter for name, limiter in made.items() if limiter is not None}
+def _profiles(fleet: Fleet) -> dict[str, Profile]:
+    return dict(zip(fleet.names, fleet.profiles, strict=True))
 
 
 async def _close_all(adapters: Sequence[Adapter]) -> None:

@@ -168,10 +168,13 @@ def _nobody(core: Core, routing: Routing) -> RouterError:
     if error is not None:
         error.decision = routing.decision(model=None)
         return error
-    money = any(reason.startswith("budget:") for reason in reasons.values())
-    kind = BudgetExceededError if money else NoEligibleModelError
-    what = "the budget has no room for this request" if money else "no model is eligible for this request"
-    return kind(what, reasons=reasons, decision=routing.decision(model=None))
+    decision = routing.decision(model=None)
+    if any(reason.startswith("budget:") for reason in reasons.values()):
+        now = core.ledger.standings
+        what = f"the budget has no room for this request ({now.in_words(routing.features.task)})"
+        ends_at = now.ends_at(routing.features.task)
+        return BudgetExceededError(what, reasons=reasons, decision=decision, ends_at=ends_at)
+    return NoEligibleModelError("no model is eligible for this request", reasons=reasons, decision=decision)
 
 
 def _overloaded(routing: Routing, reasons: Mapping[str, str]) -> OverloadedError | None:

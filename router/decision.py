@@ -41,7 +41,7 @@ class Features:
     task: str | None = None
     language: str | None = None
     sensitivity: Literal["any", "private"] = "any"
-    session: str | None = None
+    session: str | None = field(default=None, repr=False)  # it may name a person, and a repr goes into logs
     stream: bool = False
     choices: int = 1
 

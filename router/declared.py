@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["Declared", "number"]
 
 #: Names of fields that may hold a secret: their values are never shown.
-_SECRET = ("key", "header", "secret", "token", "password", "auth")
+_SECRET = ("key", "header", "secret", "token", "password", "auth", "shared")
 HIDDEN = "(not shown)"
+#: Mistakes that one error tells of: to find the nearest right name for a hundred thousand takes minutes.
+MOST_PROBLEMS = 50
 
 
 def number(value: object) -> object:
@@ -101,13 +103,16 @@ def _configuration_error(
 ) -> ConfigurationError:
     """All of pydantic's complaints in one text; `field` and `value` are those of the first."""
     details = error.errors(include_url=False, include_context=True, include_input=True)
-    problems = [_problem(detail, declared, data) for detail in details]
+    more = len(details) - MOST_PROBLEMS
+    problems = [_problem(detail, declared, data) for detail in details[:MOST_PROBLEMS]]
     paths = {problem.path for problem in problems}
     # Of a value that could be one thing or another, only the complaint that went deepest helps.
     problems = [problem for problem in problems if not _goes_deeper(paths, problem.path)]
     # A misspelt option is the likely reason for one that is missing.
     problems.sort(key=lambda problem: problem.missing)
     lines = dict.fromkeys(problem.text for problem in problems)
+    if more > 0:
+        lines[f"and {more} more mistakes"] = None
     field = ".".join(map(str, problems[0].path))
     value = problems[0].value
     return ConfigurationError(

@@ -13,6 +13,7 @@ from router.adapter import Call
 from router.admission import admit, turned_away
 from router.attempts import Action, AttemptMachine, Cancel, Ending, Fail, Promote, Start, Succeed
 from router.decision import Decision
+from router.discreet import as_told, refusal_as_told
 from router.endings import error_of
 from router.errors import (
     ConfigurationError,
@@ -157,8 +158,7 @@ class Run:
         self._do(self.machine.timer(self._now()))
 
     def _start(self, action: Start) -> None:
-        place = self.routing.order[action.candidate]
-        attempt = start(self.core, self.routing, action.attempt, place, hedge=action.hedge)
+        attempt = start(self.core, self.routing, action)
         self.attempts.append(attempt)
         attempt.task = self._loop.create_task(self._attempt(attempt))
         self.core.keep(attempt.task)
@@ -197,6 +197,7 @@ class Run:
                 request=self.routing.request,
                 timeout=self._time_left(),
                 started=lambda: self._begun(attempt),
+                private=self.routing.rules.private,
             )
             attempt.started_at = self._now()
             if self.routing.request.stream:
@@ -214,7 +215,7 @@ class Run:
         except InvalidRequestError as error:
             attempt.outcome = "refused"  # nothing was sent, so nothing was learned of the model
             self.core.health.released(name, began=attempt.started_at)
-            self._refuse(error)
+            self._refuse(refusal_as_told(self.routing, error))
         except ConfigurationError as error:
             self._failed(attempt, ModelLoadError(str(error), model=name), cause=error)
         except Exception as error:  # noqa: BLE001 - a bug in an adapter must not lose the request
@@ -265,18 +266,34 @@ class Run:
         if not any(choice.finish_reason for chunk in attempt.buffer for choice in chunk.choices):
             name = self.routing.fleet.names[attempt.place]
             raise ModelProtocolError("the stream ended without a finish reason", model=name)
+        if self._is_silence(attempt):
+            name = self.routing.fleet.names[attempt.place]
+            raise ModelProtocolError("the stream ended before it said anything", model=name)
         attempt.exhausted = True  # a legal answer without a visible token, such as an empty one
         self._do(self.machine.visible(attempt.number, self._now()))
 
+    def _is_silence(self, attempt: LiveAttempt) -> bool:
+        """Whether a stream that showed nothing is a failure: while there is another model to ask, it is.
+
+        Unless its tokens ran out, which hidden reasoning can have taken.
+        """
+        if any(choice.finish_reason == "length" for chunk in attempt.buffer for choice in chunk.choices):
+            return False
+        asked = {other.place for other in self.attempts}
+        return any(place not in asked for place in self.routing.order)
+
     def _failed(self, attempt: LiveAttempt, error: ModelError, cause: Exception | None = None) -> None:
-        if cause is not None:
-            error.__cause__ = cause
         if attempt.outcome != "running":
             return
+        if cause is not None:
+            error.__cause__ = cause
+        error = as_told(self.routing, attempt.place, error)
         attempt.outcome, attempt.error, attempt.ended_at = "failed", error, self._now()
         name = self.routing.fleet.names[attempt.place]
-        self.core.health.failed(name, error, attempt.ended_at, began=attempt.started_at)
-        turned_away(self.core, attempt, error)
+        if turned_away(self.core, self.routing, attempt, error):
+            self.core.health.released(name, began=attempt.started_at)
+        else:
+            self.core.health.failed(name, error, attempt.ended_at, began=attempt.started_at)
         self._do(self.machine.failed(attempt.number, error, attempt.ended_at))
 
     def _refuse(self, error: RouterError) -> None:

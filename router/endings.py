@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 from router.actions import Ending
-from router.admission import BudgetRefusedError
 from router.errors import (
     AllModelsFailedError,
     BudgetExceededError,
@@ -17,6 +16,7 @@ from router.errors import (
     RouterError,
 )
 from router.failures import QUEUE_FULL
+from router.paying import BudgetRefusedError
 
 __all__ = ["error_of"]
 
@@ -58,9 +58,16 @@ def _is_full(error: ModelError) -> bool:
 
 
 def _refusal(refusals: Sequence[ModelError], free_in: float) -> RouterError:
-    budget = {error.model: str(error) for error in refusals if isinstance(error, BudgetRefusedError)}
+    budget = [error for error in refusals if isinstance(error, BudgetRefusedError)]
     if budget:
-        return BudgetExceededError("the budget has no room for this request", reasons=budget)
+        ends = [at for error in budget if (at := error.refusal.ends_at) is not None]
+        return BudgetExceededError(
+            "the budget has no room for this request"
+            if any(error.refusal.budget is not None for error in budget)
+            else "no budget can be checked now, and what cannot be booked is not spent",
+            reasons={error.model: str(error) for error in budget},
+            ends_at=min(ends, default=None),
+        )
     if refusals:
         return AllModelsFailedError(refusals, note="every eligible model is failing and left alone for now")
     known = free_in < math.inf

@@ -110,7 +110,23 @@ class NoEligibleModelError(RouterError):
 
 
 class BudgetExceededError(NoEligibleModelError):
-    """No model fits into the money that is left."""
+    """No model fits into the money that is left.
+
+    Attributes:
+        ends_at: Unix time at which the first of the periods ends whose budgets have no room; None if none
+            does, or it is not known.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reasons: Mapping[str, str],
+        decision: Decision | None = None,
+        ends_at: float | None = None,
+    ) -> None:
+        super().__init__(message, reasons=reasons, decision=decision)
+        self.ends_at = ends_at
 
 
 class OverloadedError(RouterError):
@@ -251,7 +267,17 @@ class ContextWindowExceededError(ModelError):
 
 
 class ModelLoadError(ModelError):
-    """A local model cannot be loaded: no file, a corrupt file, no memory, a process that forked."""
+    """A local model cannot be loaded: no file, a corrupt file, no memory, a process that forked.
+
+    Attributes:
+        retry_after: Seconds after which loading it is tried again; None if only a person can change that.
+    """
+
+    def __init__(
+        self, message: str, *, model: str, code: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, model=model, code=code)
+        self.retry_after = retry_after
 
 
 def nearest(word: object, choices: Iterable[str]) -> str:

@@ -38,7 +38,7 @@ class Situation:
             and from there to the end.
         cached: The share of the prompt's tokens that a model is expected to have cached.
         shut: Models that health has set aside, with the reason.
-        soft: Of these, those that may be asked all the same when hardly any other is left ...
+        soft: Of these, those that may be asked all the same when all others failed ...
         ripe: ... and those that may be probed when none is.
         silent: Models that are asked and show no sign of life, in words.
         full: Models whose queue takes no more, with the seconds until there is room, about.

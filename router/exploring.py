@@ -38,7 +38,7 @@ def explore(core: Core, routing: Routing) -> None:
     share = policy.explore if policy.rank_by == "objective" else 0.0
     if not share or len(routing.order) < 2 or core.random.random() >= share:  # noqa: PLR2004 - a choice
         return
-    left_out = routing.ranked.late.union(routing.ranked.now.silent)
+    left_out = routing.ranked.late.union(routing.ranked.now.silent, routing.ranked.despite)
     on_time = [place for place in routing.order if place not in left_out]
     if len(on_time) < 2:  # noqa: PLR2004 - nothing to choose from
         return

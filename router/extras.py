@@ -15,7 +15,10 @@ from router.words import is_header
 __all__ = ["CREDENTIALS", "check_extra_body", "checked_headers", "checked_query"]
 
 #: Fields that must not come with a request: whoever may send requests may not redirect them.
-CREDENTIALS = frozenset({"api_key", "base_url", "organization", "project", "default_headers", "http_client"})
+CREDENTIALS = frozenset(
+    {"api_key", "base_url", "organization", "project", "default_headers", "http_client"}
+    | {"api_base", "azure_endpoint", "user_config"}  # some hosts are routers themselves, and go there
+)
 #: Parts of the names of headers and query parameters that say who asks, whom, or on whose account.
 _CREDENTIAL_WORDS = (
     "authoriz",

@@ -12,7 +12,7 @@ from router.errors import (
     ModelLoadError,
 )
 
-__all__ = ["BAD_TEMPLATE", "CRASHED", "QUEUE_FULL", "Failure", "judge"]
+__all__ = ["BAD_TEMPLATE", "CRASHED", "KNOWN_CODES", "QUEUE_FULL", "Failure", "judge"]
 
 #: The code of an engine's error when its queue takes no more: it is well, and there is room a little later.
 QUEUE_FULL = "queue_full"
@@ -39,10 +39,27 @@ _BROKEN_CODES = frozenset(
         "billing_hard_limit_reached",
     }
 )
+#: Codes that anything is decided by, or that say what everybody knows: none of them is a word of a prompt.
+KNOWN_CODES = _BROKEN_CODES | {
+    QUEUE_FULL,
+    CRASHED,
+    BAD_TEMPLATE,
+    "content_filter",
+    "context_length_exceeded",
+    "invalid_request_error",
+    "invalid_schema",
+    "missing_api_key",
+    "rate_limit_exceeded",
+    "server_error",
+    "unsupported",
+}
 #: Statuses that may heal by waiting, besides all from 500 on.
 _HEALING_STATUSES = frozenset({408, 409, 425, 429})
-#: Statuses whose Retry-After holds for all requests, and not only for this one.
-_WAITING_STATUSES = frozenset({429, 503, 529})
+#: Statuses of a host that has too much to do. Beyond a limit it will let nobody in before its time, so that a
+#: Retry-After holds for all requests; but one that is merely full takes the next as soon as it has answered
+#: one, and to leave it alone for whole seconds would waste what it can do.
+_SHEDDING_STATUSES = frozenset({429, 503, 529})
+_LIMITED_STATUS = 429
 #: Statuses from 500 on that say "this will never work".
 _HOPELESS_STATUSES = frozenset({501, 505})
 
@@ -56,12 +73,16 @@ class Failure:
         retry_after: Seconds the backend asks to wait, above 0; None if it does not say.
         blames_model: Whether the model's health suffers; not if the request itself was at fault.
         shut_for: Seconds to leave the model alone at once; None to leave that to the count of failures.
+        spare_for: Seconds to ask others rather than the model, if there are others; None: as `shut_for`.
+        sheds: Whether the model is alive, and has too much to do for now: others it may answer.
     """
 
     heals: bool
     retry_after: float | None = None
     blames_model: bool = True
     shut_for: float | None = None
+    spare_for: float | None = None
+    sheds: bool = False
 
 
 def judge(error: ModelError) -> Failure:
@@ -73,7 +94,7 @@ def judge(error: ModelError) -> Failure:
     if error.code == CRASHED:
         return Failure(heals=True, blames_model=False)
     if isinstance(error, ModelLoadError):
-        return Failure(heals=False, shut_for=LONG_COOLDOWN)
+        return Failure(heals=False, shut_for=_asked(error.retry_after) or LONG_COOLDOWN)
     if error.code == BAD_TEMPLATE:
         return Failure(heals=False)
     return Failure(heals=True)  # no connection, no answer in time, nonsense
@@ -86,8 +107,11 @@ def _judge_status(error: ModelHTTPError) -> Failure:
     asked = _asked(error.retry_after)
     if error.code == QUEUE_FULL:
         return Failure(heals=True, retry_after=asked, blames_model=False)
-    if status in _WAITING_STATUSES:
-        return Failure(heals=True, retry_after=asked, shut_for=asked and min(asked, MOST_COOLDOWN))
+    if status in _SHEDDING_STATUSES:
+        wait = asked and min(asked, MOST_COOLDOWN)
+        if status == _LIMITED_STATUS:
+            return Failure(heals=True, retry_after=asked, shut_for=wait, sheds=True)
+        return Failure(heals=True, retry_after=asked, spare_for=wait, sheds=True)
     if status in _HEALING_STATUSES or (status >= 500 and status not in _HOPELESS_STATUSES):  # noqa: PLR2004
         return Failure(heals=True, retry_after=asked)
     return Failure(heals=False, blames_model=False)  # 400, 413, 422, content filters: the request's fault

@@ -18,7 +18,6 @@ _NEEDED_BY_FIELD: dict[str, str] = {
     "frequency_penalty": "penalties",
     "presence_penalty": "penalties",
     "logit_bias": "logit_bias",
-    "reasoning_effort": "reasoning_effort",
     "prediction": "prediction",
     "web_search_options": "web_search",
     "audio": "audio",
@@ -94,11 +93,16 @@ def _modalities(value: object) -> set[str]:
     return {"audio"} if isinstance(value, list) and "audio" in value else set()
 
 
+def _effort(value: object) -> set[str]:
+    return {"no_reasoning" if value == "none" else "reasoning_effort"}
+
+
 def _sampling(value: object) -> set[str]:
     return set() if value == 1 else {"sampling"}
 
 
 _SPECIAL = {
+    "reasoning_effort": _effort,
     "temperature": _sampling,
     "top_p": _sampling,
     "tools": _tools,

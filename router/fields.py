@@ -162,7 +162,7 @@ def _logit_bias(name: str, value: object) -> object:
     for token, bias in biases.items():
         if not str(token).isdecimal():
             raise _wrong(f"{name}.{shown(token)}", bias, "the number of a token is needed")
-        _number(-100, 100)(f"{name}.{token}", bias)
+        _number(-100, 100)(f"{name}.{str(token)[:20]}", bias)
     return biases
 
 

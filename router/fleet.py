@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from router.adapter import Adapter, AdapterSettings
+from router.capabilities import lacking
 from router.learning import Columns
 from router.loading import load_adapter
 from router.models import Model
@@ -256,10 +257,9 @@ def _static_rejection(name: str, profile: Profile, key: EligibilityKey) -> str |
     if profile.unavailable is not None:
         return profile.unavailable
     if profile.capabilities is not None:
-        able = profile.capabilities
-        lacking = sorted(key.needs - (able | {"sampler_extras"} if "extras" in able else able))
-        if lacking:
-            return f"capability: {', '.join(lacking)}"
+        missing = lacking(key.needs, profile.capabilities)
+        if missing:
+            return f"capability: {', '.join(missing)}"
     asked = key.language if key.pinned is None else None  # whoever names a model knows its languages
     if asked is not None and profile.languages is not None and asked not in profile.languages:
         return f"language: {asked}"

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Literal
 
-from router.admission import BudgetRefusedError, give_back, join
-from router.booking import booked_cost
+from router.admission import give_back, join
+from router.booking import booked_cost, generated_by
 from router.decision import Attempt, Outcome
 from router.errors import ModelError, ModelProtocolError, ModelTimeoutError
 from router.failures import judge
 from router.learning import Sample
 from router.limits import Limiter, Seat
+from router.paying import BudgetRefusedError
 from router.traffic import Ticket
 from router.usage import CHARACTERS_PER_TOKEN, Usage, characters_of, judge_usage
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from openai.types import CompletionUsage
     from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+    from router.actions import Start
     from router.core import Core
     from router.routing import Routing
 
@@ -66,6 +68,7 @@ class LiveAttempt:
     limiter: Limiter | None = None
     seat: Seat | None = None  # its place with the limiter
     admitted: bool = False
+    refund: int = 0  # to the retry budget, if this is answered
     booked: bool = False
     completion: ChatCompletion | None = None
     source: AsyncGenerator[ChatCompletionChunk, None] | None = None
@@ -79,8 +82,9 @@ class LiveAttempt:
         return None if self.visible_at is None else self.visible_at - self.started_at
 
 
-def start(core: Core, routing: Routing, number: int, place: int, *, hedge: bool) -> LiveAttempt:
+def start(core: Core, routing: Routing, action: Start) -> LiveAttempt:
     """An attempt starts: from now on it counts as load on its model."""
+    place = routing.order[action.candidate]
     found, now = routing.estimate(place), core.now()
     name, fleet = routing.fleet.names[place], routing.fleet
     adapter = fleet.loaded_adapter(place) if place in fleet.asked else None
@@ -95,7 +99,7 @@ def start(core: Core, routing: Routing, number: int, place: int, *, hedge: bool)
     ticket = core.traffic.start(
         name, found.work, now, shared=found.decode, slow=slow, due=due, doubt=doubt * max(found.tail, 1.0)
     )
-    attempt = LiveAttempt(number, place, hedge, now, ticket, cold)
+    attempt = LiveAttempt(action.attempt, place, action.hedge, now, ticket, cold, refund=action.refund)
     join(core, routing, attempt)
     flow = core.traffic.flows.get(name)
     if flow is not None:
@@ -108,6 +112,8 @@ def begin(core: Core, routing: Routing, attempt: LiveAttempt) -> float:
     if attempt.begun_at is None:
         attempt.begun_at = core.now()
         core.traffic.begin(attempt.ticket, attempt.begun_at)
+        if attempt.limiter is not None and attempt.seat is not None:
+            attempt.limiter.begun(attempt.seat, attempt.begun_at)
         if routing.prompt is not None:
             core.prefixes.sent(routing.fleet.names[attempt.place], routing.prompt, attempt.begun_at)
     return attempt.begun_at
@@ -133,12 +139,14 @@ def book(core: Core, routing: Routing, attempt: LiveAttempt) -> None:
     core.traffic.end(attempt.ticket, now, heard=_was_heard(attempt))
     _take_usage(routing, attempt)
     if attempt.outcome == "succeeded":
-        core.pressure.served(name, attempt.ended_at - attempt.started_at, now)
+        core.pressure.served(name, attempt.ended_at - attempt.started_at, now, attempt.ticket.ahead)
         factor = _factor(routing, attempt)
         core.health.succeeded(name, now, factor=factor, began=attempt.started_at)
-        core.retries.deposit()
+        core.retries.deposit(refund=attempt.refund)
     elif attempt.outcome == "cancelled" or isinstance(attempt.error, BudgetRefusedError):
         core.health.released(name, began=attempt.started_at)
+        if attempt.begun_at is not None and now >= routing.deadline_at:
+            core.pressure.missed(name, now - attempt.started_at)
     give_back(core, attempt)
     if attempt.outcome == "refused" or attempt.usage is None:
         attempt.cost = Decimal(0)
@@ -194,7 +202,9 @@ def _take_usage(routing: Routing, attempt: LiveAttempt) -> None:
     elif attempt.outcome == "succeeded":
         attempt.usage = Usage(round(found.tokens_in), round(found.tokens_out))
     elif attempt.begun_at is not None and (attempt.outcome == "cancelled" or _may_be_billed(attempt)):
-        attempt.usage = Usage(round(found.tokens_in), 0)
+        whole = attempt.outcome == "cancelled" and not routing.request.stream
+        worked = (attempt.ended_at or attempt.begun_at) - attempt.begun_at
+        attempt.usage = Usage(round(found.tokens_in), generated_by(found, worked) if whole else 0)
 
 
 def _may_be_billed(attempt: LiveAttempt) -> bool:

@@ -148,7 +148,8 @@ class LocalModel(Model):
         chat_template: A Jinja chat template to use instead of the file's own.
         idle_ttl: Seconds without a request after which it leaves memory; None: when others need the room.
         session_dir: A folder in which long beginnings of chats are kept as the model computed them, so that
-            they go on at once after a restart. Chats can be read from it. None: nothing is written.
+            they go on at once after a restart. Chats can be read from it; those of private requests are never
+            written there. None: nothing is written.
     """
 
     adapter: ClassVar[str] = "local"
@@ -330,6 +331,20 @@ class HostedModel(Model):
                 f"{self.name}: a hosted model needs a provider or a base_url", field="provider"
             )
         return self
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """What a pickle would hold: never a key, which would stand in it for whoever finds it.
+
+        Raises:
+            ConfigurationError: if the declaration holds one.
+        """
+        if isinstance(self.api_key, SecretStr) or self.headers:
+            raise ConfigurationError(
+                f"{self.name}: a declaration that holds a key or headers cannot be pickled, since they could "
+                "be read in it; name the key's variable (api_key_env), or build the model where it is used",
+                field="api_key" if self.api_key is not None else "headers",
+            )
+        return super().__getstate__()
 
     @property
     def model_id(self) -> str:

@@ -34,7 +34,7 @@ class Ranked(Ranking):
         relaxed: Constraints that were given up, by their codes.
         late: Places of those that are expected to miss the deadline.
         probation: Places of those of which it is not known whether they keep the limits on time.
-        despite: Places of those that health has set aside, and that are eligible since hardly any other is.
+        despite: Places of those that health has set aside, and that may be asked when all others failed.
         utilities: What the policy's own callable said, by place; empty without one.
     """
 
@@ -191,7 +191,7 @@ class Ranked(Ranking):
         if place in self.now.silent:
             notes.append(self.now.silent[place])
         if place in self.despite:
-            notes.append(f"{self.now.shut[place]}; asked all the same: hardly any other is left")
+            notes.append(f"{self.now.shut[place]}; asked only after the others")
         return tuple(notes)
 
 

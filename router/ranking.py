@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from router.decision import Candidate, Features
 from router.errors import ConfigurationError, shown
@@ -22,9 +23,6 @@ __all__ = ["rank"]
 
 #: Codes of the constraints on time.
 _TIME = ("max_latency", "max_ttft")
-#: When more than this share of the models that could answer is shut, breakers that opened by shares and not
-#: by dead silence are ignored: ordinary noise must not shut all out. (Envoy's panic threshold.)
-PANIC = 0.5
 
 
 def rank(fleet: Fleet, features: Features, rules: Rules, now: Situation) -> Ranked:
@@ -34,9 +32,9 @@ def rank(fleet: Fleet, features: Features, rules: Rules, now: Situation) -> Rank
         ConfigurationError: if the policy's own utility raises or returns no number.
     """
     ranked = _rank(fleet, features, rules, now)
-    if not ranked.order and (now.soft or now.ripe) and rules.pinned is None:
+    if not ranked.order and now.ripe and rules.pinned is None:
         # Those that are left may all have broken a constraint: again, with those that are shut.
-        again = _rank(fleet, features, rules, now, despite=now.soft or now.ripe)
+        again = _rank(fleet, features, rules, now, despite=now.soft | now.ripe)
         if again.order:
             return again
     return ranked
@@ -92,14 +90,14 @@ def _open(
 
 
 def _despite(places: tuple[int, ...], missing: Mapping[int, str], now: Situation) -> frozenset[int]:
-    """Models that are shut and may be asked all the same, since hardly any other is left."""
+    """Models that are shut and may be asked all the same, after all others: nothing is lost to noise.
+
+    Those that answer some of their calls always may. Those that answer none only if nobody else is left.
+    """
     able = [place for place in places if place not in missing]
-    shut = [place for place in able if place in now.shut]
-    if len(shut) <= PANIC * len(able):
-        return frozenset()
-    despite = now.soft.intersection(shut)
-    if len(shut) == len(able) and not despite:
-        return now.ripe.intersection(shut)
+    despite = now.soft.intersection(able)
+    if not despite and all(place in now.shut for place in able):
+        return now.ripe.intersection(able)
     return despite
 
 
@@ -126,10 +124,18 @@ def _sort(ranked: Ranked) -> None:
         if ranked.late:
             # What is likely to miss it comes last, the likeliest to make it first.
             ranked.order.sort(key=lambda place: within[place] if place in ranked.late else 0.0)
-    if ranked.probation:
-        ranked.order.sort(key=lambda place: (place in ranked.late) * 2 + (place in ranked.probation))
-    if ranked.now.silent:
-        ranked.order.sort(key=ranked.now.silent.__contains__)
+    if ranked.probation or ranked.despite or ranked.now.silent:
+        ranked.order.sort(key=partial(_hardly, ranked))
+
+
+def _hardly(ranked: Ranked, place: int) -> int:
+    """How little a model is to be relied on now, whatever it is worth."""
+    return (
+        (place in ranked.now.silent) * 8
+        + (place in ranked.late) * 4
+        + (place in ranked.despite) * 2
+        + (place in ranked.probation)
+    )
 
 
 def _own_utility(utility: Callable[[Candidate], float], candidate: Candidate) -> float:

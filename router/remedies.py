@@ -12,6 +12,7 @@ _REMEDIES = {
     "capability": "add a model that can do it, or declare it in the model's capabilities",
     "context": "shorten the prompt, or add a model with a larger context window",
     "credentials": "set the variable, or give the model api_key or api_key_env",
+    "ledger": "make the ledger's file writable again: without it, what a budget covers is not sent",
     "language": "add the language to the model's languages, or leave it out of the request",
     "max_cost": _CONSTRAINT,
     "max_latency": _CONSTRAINT,
@@ -20,6 +21,7 @@ _REMEDIES = {
     "min_quality": _CONSTRAINT,
     "price": "declare price=Price(input=..., output=...), zeros if it is free, or ask for the model by name",
     "queue": "try again in a moment, or add a model",
+    "shared": "see that the Redis server runs and its URL and password are right; it is used again by itself",
     "privacy": "add a local model, or declare private=True on a host that is your own machine",
 }
 

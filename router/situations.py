@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from router.adapter import Load
-from router.admission import HEADROOM, patience
+from router.admission import HEADROOM, is_proven, patience
 from router.decision import Features
 from router.estimates import Situation
 from router.fleet import Fleet
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["is_silent", "situation_of"]
 
+#: Seconds by which a load that is late is taken to be later, at most.
+MOST_LATE = 60.0
 #: Seconds that a full queue has room after, at the least.
 SOON = 0.05
 
@@ -47,7 +49,7 @@ class _Told:
         if said is None or not said.resident:
             load = learned.load[place]
             if flow is not None:  # somebody waits for it already
-                load = max(load - (self._now - flow.since), LEAST_LEFT * load)
+                load = _left_of_load(load, self._now - flow.since)
             self.loads[place] = wait = load
         if said is not None:
             service = learned.service[place]
@@ -88,16 +90,14 @@ def situation_of(
     now, flows = core.now(), core.traffic.flows
     core.fade(fleet, now)
     told = _Told(fleet, now)
-    horizon = core.config.recovery.attempt_timeout if deadline is None else deadline
     silent: dict[int, str] = {}
     for name in tuple(flows):
         flow, busy = flows.get(name), fleet.place.get(name)
         if flow is not None and busy is not None:
-            limiter = core.limiters.get(name)
-            company = flow.count if limiter is None else max(flow.count - limiter.waiting, 0)
+            company = max(flow.count - core.limiters.waiting(name), 0)
             told.slowdowns[busy] = fleet.learned.slowdown(busy, company)
             if not fleet.profiles[busy].local:  # an engine knows its own queue
-                excess = core.pressure.excess(name, company, horizon)
+                excess = core.pressure.excess(name, company, deadline, now)
                 if excess:
                     told.full[busy] = excess
             if is_silent(fleet, busy, flow, now):
@@ -109,10 +109,7 @@ def situation_of(
         if said is not None and not said.resident:
             core.emptied(fleet, place)
     limits = _limits(core, fleet, features, now, told)
-    for place, wait in limits.items():
-        latest = horizon if deadline is None else horizon - HEADROOM * fleet.learned.service[place]
-        if wait > patience(math.inf if deadline is None else deadline, latest):
-            told.full[place] = wait
+    _turn_away(core, fleet, limits, deadline, told)
     shut = core.health.shut(now)
     return Situation(
         at=now,
@@ -128,6 +125,16 @@ def situation_of(
         full=told.full,
         budget_left=_budget_left(core, fleet, features.task),
     )
+
+
+def _left_of_load(load: float, gone: float) -> float:
+    """Seconds that a load has still to go. One that is late is taken to be late by as much again.
+
+    Args:
+        load: Seconds that it was predicted to take; 0 for what needs no loading.
+        gone: Seconds for which somebody has waited for it.
+    """
+    return max(load - gone, LEAST_LEFT * load, min(gone - load, MOST_LATE)) if load else 0.0
 
 
 def is_silent(fleet: Fleet, place: int, flow: Flow, now: float) -> bool:
@@ -157,7 +164,7 @@ def _limits(core: Core, fleet: Fleet, features: Features, now: float, told: _Tol
     limits: dict[int, float] = {}
     answer = features.max_output_tokens or features.expected_output_tokens
     tokens = features.prompt_tokens + answer * features.choices
-    for name, limiter in core.limiters.items():
+    for name, limiter in core.limiters.of(features.task).items():
         if name in fleet.place:
             place = fleet.place[name]
             wait = limiter.wait(tokens, now)
@@ -165,6 +172,21 @@ def _limits(core: Core, fleet: Fleet, features: Features, now: float, told: _Tol
                 limits[place] = wait
                 told.waits[place] = told.waits.get(place, 0.0) + wait
     return limits
+
+
+def _turn_away(
+    core: Core, fleet: Fleet, limits: Mapping[int, float], deadline: float | None, told: _Told
+) -> None:
+    """Notes the models whose limits let a request go too late, if at all."""
+    for place, wait in limits.items():
+        if deadline is None:
+            latest, within = core.config.recovery.attempt_timeout, math.inf
+        elif is_proven(fleet, place):
+            latest, within = deadline - HEADROOM * fleet.learned.service[place], deadline
+        else:
+            continue
+        if wait > patience(within, latest):
+            told.full[place] = wait
 
 
 def _cached(core: Core, fleet: Fleet, prompt: Prompt | None, now: float) -> dict[int, float]:
@@ -176,14 +198,15 @@ def _cached(core: Core, fleet: Fleet, prompt: Prompt | None, now: float) -> dict
 
 
 def _budget_left(core: Core, fleet: Fleet, task: str | None) -> dict[int, float]:
-    """USD that each model may still cost, of those that a budget holds for."""
+    """USD that each model may still cost, of those that a budget holds for.
+
+    What is set aside for requests under way counts as left: whoever needs it waits for it.
+    """
     left: dict[int, float] = {}
-    for budget in core.config.budget:
-        if budget.task is not None and budget.task != task:
-            continue
-        amount = float(core.ledger.left(budget))
-        names = fleet.names if budget.model is None else (budget.model,)
-        for name in names:
+    if not core.config.budget:
+        return left
+    for model, amount in core.ledger.standings.spendable(task):
+        for name in fleet.names if model is None else (model,):
             if name in fleet.place:
                 held = fleet.place[name]
                 left[held] = min(left.get(held, amount), amount)

@@ -158,6 +158,11 @@ class Flow:
                 break
         return told
 
+    def mute_for(self, now: float) -> float:
+        """Seconds for which the oldest call that has begun and shown nothing has heard of nobody, either."""
+        oldest = next(iter(tuple(self._silent)), None)
+        return 0.0 if oldest is None else now - max(self.heard_at, oldest.begun_at or 0.0)
+
     @property
     def unanswered(self) -> int:
         """How many have begun and shown nothing yet."""
@@ -224,6 +229,14 @@ class Traffic:
                 ticket.due, ticket.doubt = due, max(LEAST_DOUBT, doubt)
             flow.enter(ticket)
             return ticket
+
+    def enter(self, ticket: Ticket, now: float) -> None:
+        """An attempt that had left before it began (to wait elsewhere) starts again."""
+        with self._lock:
+            flow = self.flows.get(ticket.name)
+            if flow is None:
+                flow = self.flows[ticket.name] = Flow(now)
+            flow.enter(ticket)
 
     def begin(self, ticket: Ticket, now: float) -> None:
         """The backend begins with an attempt. Told twice, the first time counts."""

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
+from router.bounds import check_bounds, listed
 from router.config import RoutingOptions
+from router.discreet import discreet_refusal
 from router.errors import ConfigurationError, InvalidRequestError, nearest, shown
 from router.extras import CREDENTIALS, check_extra_body, checked_headers, checked_query
 from router.fields import CHECKS, TRANSPORT_FIELDS
@@ -29,13 +31,42 @@ class ParsedRequest:
     options: RoutingOptions
 
 
-def parse_request(arguments: Mapping[str, object]) -> ParsedRequest:
+def parse_request(arguments: Mapping[str, object], *, private: bool = False) -> ParsedRequest:
     """Checks the arguments of one `create` or `route`.
 
+    Args:
+        arguments: As they were passed.
+        private: Whether every request is private, whatever it says itself.
+
     Raises:
-        InvalidRequestError: naming the field, the value and the nearest valid choice.
+        InvalidRequestError: naming the field, the value and the nearest valid choice; of a private request
+            the field alone.
     """
+    try:
+        return _parsed(arguments)
+    except InvalidRequestError as error:
+        if error.field == "routing.privacy" or not (private or _may_be_private(arguments)):
+            raise
+        problem = discreet_refusal(error)
+    raise problem
+
+
+def _may_be_private(arguments: Mapping[str, object]) -> bool:
+    """Whether the request says so; one that says it wrongly is taken to mean it."""
+    body = arguments.get("extra_body")
+    for options in (arguments.get("routing"), body.get("routing") if isinstance(body, Mapping) else None):
+        said = options.get("privacy") if isinstance(options, Mapping) else getattr(options, "privacy", None)
+        if said is not None and said != "any":
+            return True
+    return False
+
+
+def _parsed(arguments: Mapping[str, object]) -> ParsedRequest:
     given = {name: value for name, value in arguments.items() if value is not None and not _is_omitted(value)}
+    for name in ("messages", "tools", "functions"):
+        if name in given:
+            given[name] = listed(name, given[name])
+    check_bounds(given)
     for name, value in given.items():
         if name not in _KNOWN:
             raise _unknown_field(name, value)
@@ -81,6 +112,7 @@ def _unknown_field(name: str, value: object) -> InvalidRequestError:
     # A field of another name may hold anything, a key or a prompt too: text is not shown.
     text = shown(value) if isinstance(value, bool | int | float) else ""
     said = f" = {text}" if text else ""
+    name = name[:100]
     return InvalidRequestError(f"{name}{said}: no such field{nearest(name, _KNOWN)}", field=name, value=text)
 
 
@@ -152,6 +184,8 @@ def _options(argument: object, in_body: object, timeout: object) -> RoutingOptio
             raise InvalidRequestError(f"{name}: RoutingOptions or a mapping is needed", field=name)
     if isinstance(argument, RoutingOptions) and in_body is None and timeout is None:
         return argument
+    if merged.get("privacy") == "any" and _may_be_private({"routing": in_body}):
+        merged["privacy"] = "private"  # `routing=` wins, but it makes nothing less private
     try:
         return RoutingOptions.parse(merged) if merged else _NO_OPTIONS
     except ConfigurationError as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
 
-__all__ = ["is_header", "primary_language", "variable"]
+__all__ = ["is_header", "is_server", "primary_language", "variable"]
 
 #: RFC 9110, 5.1 and 5.6.2: the name of a field is a token.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -19,6 +20,18 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 def is_header(name: str, value: str) -> bool:
     """Whether a name and a value make one HTTP header."""
     return _TOKEN.fullmatch(name) is not None and _FIELD_VALUE.fullmatch(value) is not None
+
+
+def is_server(url: str) -> bool:
+    """Whether a text is the URL of a Redis server, as far as that can be seen."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # may be no number
+    except ValueError:
+        return False
+    if parts.scheme == "unix":
+        return parts.path not in ("", "/")
+    return parts.scheme in ("redis", "rediss") and bool(parts.hostname)
 
 
 def primary_language(tag: str) -> str:

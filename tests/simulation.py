@@ -122,12 +122,17 @@ class Checker:
 
     def _cancels(self, action: Cancel) -> None:
         self.live.remove(action.attempt)
+        one = self.begun[action.attempt]
+        if action.error is None and one.begun_at is None:
+            one.refused = True  # it waited for its backend, and nothing was sent
         if action.error is not None:
-            one = self.begun[action.attempt]
             limit = self.plan.ttft_timeout if self.plan.stream else self.plan.attempt_timeout
             assert one.begun_at is not None, "an attempt that did not begin cannot be late"
-            overdue = self.plan.overdue(one.candidate, self.plan.deadline - one.begun_at)
-            assert self.now >= one.begun_at + min(limit, overdue)
+            least = min(limit, self.plan.overdue(one.candidate))
+            if self.plan.deadline < math.inf:
+                least = min(least, self.plan.last_call(one.candidate, self.plan.deadline - one.begun_at))
+            blamed = self.plan.to_blame(one.candidate, one.begun_at)
+            assert self.now >= one.begun_at + least or blamed
             self.failed(action.attempt, action.error)
 
     def failed(self, attempt: int, error: ModelError) -> None:
@@ -168,8 +173,9 @@ class Checker:
             assert self.calls == 0
         elif outcome.ending is Ending.FAILED:
             assert self.errors
-        elif outcome.ending is Ending.DEADLINE:
-            assert self.now >= self.plan.deadline
+        elif outcome.ending is Ending.DEADLINE and self.now < self.plan.deadline:
+            assert self.calls, "some model was left so that another could be in time, and that one may not"
+            assert not self.errors
 
 
 def run(plan: Plan, worlds: Sequence[Sequence[Behaviour]], *, most: float = math.inf) -> Checker:

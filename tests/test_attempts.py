@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import pytest
 from hypothesis import given, settings
@@ -258,13 +260,84 @@ class TestOverdue:
     def test_it_is_looked_at_again_and_only_what_came_since_counts(self) -> None:
         asked: list[float] = []
 
-        def silent(_candidate: int, since: float) -> bool:
+        def silent(_candidate: int, since: float, _last: bool) -> bool:
             asked.append(since)
             return since >= 2.0
 
         check = run(plan(2, overdue=self.late, silent=silent), [[Silence()], [Answer()]])
         assert asked == [0.0, 2.0]
         assert starts(check) == [(0, 0.0), (1, 4.0)]
+
+
+class TestLastCall:
+    """The last moment at which another model can answer before the deadline."""
+
+    half: Final[Mapping[str, Any]] = {"deadline": 4.0, "last_call": lambda _place, left: left / 2}
+
+    def test_a_model_that_is_silent_is_left_for_nothing(self) -> None:
+        purse = Purse(0)
+        check = run(plan(2, may_retry=purse, silent=lambda *_: True, **self.half), [[Silence()], [Answer()]])
+        assert starts(check) == [(0, 0.0), (1, 2.0)]
+        assert check.outcomes == [Succeed(1)]
+
+    def test_one_that_answers_others_is_left_only_if_the_next_is_known_and_paid_for(self) -> None:
+        for outpaced, coins, answered in ((True, 1, True), (True, 0, False), (False, 1, False)):
+            fields: dict[str, Any] = {"outpaced": lambda _place, it=outpaced: it, **self.half}
+            check = run(plan(2, may_retry=Purse(coins), **fields), [[Silence()], [Answer()]])
+            assert (check.outcomes == [Succeed(1)]) is answered
+
+    def test_who_only_had_to_make_room_did_not_fail(self) -> None:
+        check = run(plan(2, silent=lambda *_: True, **self.half), [[Silence()], [Answer()]])
+        assert check.machine.causes == []
+        blamed: dict[str, Any] = {"to_blame": lambda *_: True, **self.half}
+        check = run(plan(2, silent=lambda *_: True, **blamed), [[Silence()], [Answer()]])
+        assert [type(cause) for cause in check.machine.causes] == [ModelTimeoutError]
+
+    def test_nobody_is_left_for_a_doubtful_model_that_cannot_be_paid_for(self) -> None:
+        fields: dict[str, Any] = {"doubtful": lambda place: place == 1, "silent": lambda *_: True}
+        check = run(plan(2, may_retry=Purse(0), **fields, **self.half), [[Answer(after=3.0)], [Answer()]])
+        assert check.outcomes == [Succeed(0)]
+
+    def test_a_deadline_tells_of_a_model_that_is_to_blame_and_of_no_other(self) -> None:
+        for blamed in (True, False):
+            check = run(plan(1, deadline=3.0, to_blame=lambda *_, it=blamed: it), [[Silence()]])
+            assert ending(check) is Ending.DEADLINE
+            assert len(check.machine.causes) == blamed
+        check = run(plan(1, deadline=3.0, to_blame=lambda *_: True), [[Silence(load=math.inf)]])
+        assert check.machine.causes == [], "loading is not slowness"
+
+
+class TestRefunds:
+    """What is paid back if an attempt is answered."""
+
+    @staticmethod
+    def refunds(machine: AttemptMachine, errors: Sequence[ModelError]) -> list[int]:
+        given = [action.refund for action in machine.begin(0.0) if isinstance(action, Start)]
+        for number, error in enumerate(errors):
+            machine.started(number, float(number))
+            actions = machine.failed(number, error, float(number))
+            given += [action.refund for action in actions if isinstance(action, Start)]
+        return given
+
+    def test_what_was_not_paid_for_is_not_paid_back(self) -> None:
+        machine = AttemptMachine(plan(2, wait=lambda *_: 0.0))
+        assert self.refunds(machine, [http(500), http(500), http(503)]) == [0, 0, 2, 2]
+
+    def test_a_model_with_too_much_to_do_gets_no_more_than_its_due(self) -> None:
+        machine = AttemptMachine(plan(1, wait=lambda *_: 0.0))
+        assert self.refunds(machine, [http(503), http(500)]) == [0, 1, 2]
+
+    def test_a_doubtful_one_that_takes_over_was_paid_for(self) -> None:
+        machine = AttemptMachine(plan(2, doubtful=lambda _place: True))
+        assert self.refunds(machine, [http(500)]) == [0, 2]
+
+    def test_a_hedge_is_never_paid_back(self) -> None:
+        machine = AttemptMachine(plan(2, hedge_after=(1.0, 1.0)))
+        machine.begin(0.0)
+        machine.started(0, 0.0)
+        (hedge,) = machine.timer(1.0)
+        assert isinstance(hedge, Start)
+        assert (hedge.hedge, hedge.refund) == (True, 0)
 
 
 class TestOutage:
@@ -409,7 +482,11 @@ PLANS = st.fixed_dictionaries(
         "ttft_timeout": st.sampled_from([0.5, 4.0, 30.0]),
         "hedge_after": st.sampled_from([(), (1.0,) * 4, (0.0, 3.0, 3.0, 0.5)]),
         "overdue": st.sampled_from([lambda *_: math.inf, lambda *_: 2.0]),
-        "silent": st.sampled_from([lambda *_: True, lambda *_: False]),
+        "last_call": st.sampled_from([lambda *_: math.inf, lambda _place, left: left / 2, lambda *_: 1.0]),
+        "last_wait": st.sampled_from([lambda *_: math.inf, lambda _place, left: left / 2]),
+        "silent": st.sampled_from([lambda *_: True, lambda *_: False, lambda _place, _since, last: last]),
+        "outpaced": st.sampled_from([lambda *_: True, lambda *_: False]),
+        "to_blame": st.sampled_from([lambda *_: True, lambda *_: False]),
         "wait": st.sampled_from(
             [
                 lambda _attempts, error: judge(error).retry_after or 0.0,
@@ -460,6 +537,69 @@ class TestAnyWorld:
         most = len(worlds) + spare
         check = run(plan(len(worlds), most=most, may_retry=Purse(coins), **fields), worlds, most=most)
         assert isinstance(check.outcomes[0], Promote | Succeed)
+
+
+EVERY_PLAN: tuple[dict[str, object], ...] = (
+    {"stream": True, "hedge_after": (1.0, 1.0), "deadline": 6.0},
+    {"stream": False, "deadline": 4.0, "last_call": lambda _p, left: left / 2, "silent": lambda *_: True},
+    {"stream": False, "overdue": lambda *_: 2.0, "silent": lambda *_: True, "attempt_timeout": 5.0},
+    {"stream": True, "deadline": 5.0, "doubtful": lambda *_: True, "last_wait": lambda *_: 1.0},
+    {"stream": False, "shut": lambda *_: True, "to_blame": lambda *_: True, "hedge_after": (0.5, 0.5)},
+)
+DEPTH = 5
+
+
+class TestEverySequenceOfEvents:
+    """Small worlds, exhaustively: two candidates, and whatever can happen, in any order."""
+
+    @pytest.mark.parametrize("fields", EVERY_PLAN, ids=range(len(EVERY_PLAN)))
+    @pytest.mark.parametrize("coins", [0, 2])
+    def test_keeps_every_promise(self, fields: dict[str, object], coins: int) -> None:
+        paths: list[tuple[tuple[str, int], ...]] = [()]
+        seen = 0
+        while paths:
+            path = paths.pop()
+            check = Checker(AttemptMachine(plan(2, most=4, may_retry=Purse(coins), **fields)), 4)
+            check.took(check.machine.begin(0.0))
+            for kind, attempt in path:
+                happens(check, kind, attempt)
+            seen += 1
+            if len(path) < DEPTH and not check.machine.done:
+                paths += [(*path, step) for step in possible(check)]
+        assert seen > 100
+
+
+def possible(check: Checker) -> list[tuple[str, int]]:
+    """What may happen next: to an attempt that runs, late to the first, by the clock, or by the caller."""
+    steps = [("the timer", 0), ("the caller", 0)]
+    for attempt in check.live:
+        steps += [(kind, attempt) for kind in ("answers", "fails", "breaks", "is refused")]
+        if check.begun[attempt].begun_at is None:
+            steps.append(("starts", attempt))
+    if 0 not in check.live:
+        steps.append(("answers", 0))
+    return steps
+
+
+def happens(check: Checker, kind: str, attempt: int) -> None:
+    machine, now = check.machine, check.now
+    if kind == "the timer":
+        check.now = max(now, machine.wake_at) if machine.wake_at < math.inf else now + 1.0
+        check.took(machine.timer(check.now))
+    elif kind == "the caller":
+        check.took(machine.cancelled(now))
+    elif kind == "starts":
+        check.begun[attempt].begun_at = now
+        check.took(machine.started(attempt, now))
+    elif kind == "answers":
+        check.took(machine.visible(attempt, now) if check.plan.stream else machine.finished(attempt, now))
+    elif kind == "is refused":
+        check.refused(attempt, now + 1.0)
+        check.took(machine.refused(attempt, now + 1.0, now))
+    else:
+        error = http(500) if kind == "fails" else http(401)
+        check.failed(attempt, error)
+        check.took(machine.failed(attempt, error, now))
 
 
 class AnyEvents(RuleBasedStateMachine):

@@ -76,7 +76,9 @@ def test_capacity_planning_answers_what_if_without_calling_anything() -> None:
 def test_on_bad_days_nobody_is_lost_and_nothing_is_overspent() -> None:
     printed = output_of("bad_days.py")
     assert printed.count("200 of 200 answered") == 2
-    assert "> Your parcel left the warehouse on Monday and will be with you on Wednesday before noon." in printed
+    assert (
+        "> Your parcel left the warehouse on Monday and will be with you on Wednesday before noon." in printed
+    )
     assert re.search(r"continued: qwen3-max went on after 40 characters of kimi-k2", printed)
     assert re.search(r"12 answered, 48 refused", printed)
     assert "300 requests: 300 AllModelsFailedError" in printed

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from router import HostedModel, NoEligibleModelError, Router
-from router.capabilities import ASSUMED, CAPABILITIES
+from router.capabilities import ASSUMED, CAPABILITIES, IMPLIED
 from router.features import needs_of
 from router.testing import ScriptedModel
 from router.validation import parse_request
@@ -40,6 +40,7 @@ needing: dict[str, dict[str, Any]] = {
     "penalties": {"presence_penalty": -0.5},
     "logit_bias": {"logit_bias": {"5": 1}},
     "reasoning_effort": {"reasoning_effort": "low"},
+    "no_reasoning": {"reasoning_effort": "none"},
     "prediction": {"prediction": {"type": "content", "content": "x"}},
     "web_search": {"web_search_options": {}},
     "sampler_extras": {"extra_body": {"top_k": 5}},
@@ -58,8 +59,7 @@ def test_every_capability_there_is_can_be_needed() -> None:
 @pytest.mark.parametrize("capability", sorted(set(needing) - ASSUMED))
 def test_a_model_that_lacks_what_is_needed_is_rejected_with_the_word(capability: str) -> None:
     everything = frozenset(CAPABILITIES)
-    if capability == "sampler_extras":
-        everything -= {"extras"}
+    everything -= {other for other, implied in IMPLIED.items() if implied == capability}
     models = [
         ScriptedModel("lacking", capabilities=everything - {capability}),
         ScriptedModel("able", capabilities=everything),
@@ -148,7 +148,7 @@ def test_what_every_model_has_and_what_is_off_needs_nothing(arguments: dict[str,
         ({"extra_headers": {"X-A": "1"}}, {"extras"}),
         ({"extra_query": {"a": "1"}}, {"extras"}),
         ({"verbosity": "low"}, {"extras"}),
-        ({"reasoning_effort": "none"}, {"reasoning_effort"}),
+        ({"reasoning_effort": "none"}, {"no_reasoning"}),
     ],
 )
 def test_further_fields_need_what_they_say(arguments: dict[str, Any], needed: set[str]) -> None:

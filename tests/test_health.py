@@ -29,6 +29,7 @@ from router.health.breaker import SHRINKS_AFTER, SLOW, USUAL_AFTER
 from router.health.window import WINDOW, Window, exceeds
 
 DOWN = ModelConnectionError("reset", model="m")
+LATE = ModelTimeoutError("late", model="m")
 
 
 def http(status: int, *, retry_after: float | None = None, code: str | None = None) -> ModelHTTPError:
@@ -105,10 +106,16 @@ class TestJudging:
         assert (verdict.heals, verdict.blames_model, verdict.shut_for) == (False, True, None)
         assert not judge(http(400, code=BAD_TEMPLATE)).blames_model  # it refused these messages
 
-    @pytest.mark.parametrize("status", [429, 503, 529])
-    def test_a_wait_that_holds_for_everybody_shuts_for_as_long(self, status: int) -> None:
-        assert judge(http(status, retry_after=7.0)).shut_for == 7.0
+    def test_a_wait_that_holds_for_everybody_shuts_for_as_long(self) -> None:
+        assert judge(http(429, retry_after=7.0)).shut_for == 7.0
         assert judge(http(500, retry_after=7.0)).shut_for is None
+
+    @pytest.mark.parametrize("status", [503, 529])
+    def test_a_host_that_is_only_full_is_spared_while_others_can_take_over(self, status: int) -> None:
+        verdict = judge(http(status, retry_after=7.0))
+        assert (verdict.shut_for, verdict.spare_for, verdict.retry_after) == (None, 7.0, 7.0)
+        assert judge(http(status)).spare_for is None
+        assert judge(http(429, retry_after=7.0)).spare_for is None
 
     @pytest.mark.parametrize("nonsense", [None, 0.0, -5.0, math.nan, -math.inf])
     def test_no_wait_or_a_senseless_one_asks_for_nothing(self, nonsense: float | None) -> None:
@@ -224,6 +231,40 @@ class TestRetryAfter:
         assert not is_shut(health, 5.0)
 
 
+class TestTooMuchToDo:
+    """A host that says so is alive, and others it may answer."""
+
+    def test_it_is_asked_after_others_for_as_long_as_it_says(self) -> None:
+        health = Health(3, 10.0)
+        health.succeeded("m", 0.0)
+        health.failed("m", http(503, retry_after=4.0), 1.0)
+        assert health.shut(4.9)["m"].soft
+        assert not health.doubts("m")
+        assert health.shut(5.0) == {}
+        assert [health.starts("m", 5.0) for _ in range(3)] == [True] * 3, "no probe is needed"
+
+    def test_the_later_wait_is_kept(self) -> None:
+        health = Health(3, 10.0)
+        health.failed("m", http(503, retry_after=9.0), 0.0)
+        health.failed("m", http(503, retry_after=1.0), 1.0)
+        assert health.shut(8.9)["m"].soft
+        assert health.shut(9.0) == {}
+
+    def test_a_streak_of_its_refusals_shuts_it_only_if_it_lasts(self) -> None:
+        health = Health(3, 10.0)
+        for _ in range(50):
+            health.succeeded("m", 0.0)
+        for _ in range(5):
+            health.failed("m", http(503), 1.0)
+        assert health.shut(1.0)["m"].soft, "it is asked all the same while no other is left ..."
+        assert health.doubts("m"), "... but no other request is moved there for nothing"
+        health.succeeded("m", 1.1)
+        assert not health.doubts("m")
+        for tenth in range(11, 30):
+            health.failed("m", http(503), tenth / 10)
+        assert not health.shut(3.0)["m"].soft
+
+
 class TestHalfOpen:
     def test_one_request_probes_and_the_others_go_elsewhere(self) -> None:
         health = failing()
@@ -276,15 +317,25 @@ class TestHalfOpen:
             health.failed("m", DOWN, 11.0)
         assert time_shut(health, 11.0) == 20.0
 
-    def test_while_nobody_else_is_left_it_may_be_probed_after_the_first_cooldown(self) -> None:
+    def test_while_nobody_else_is_left_it_may_be_probed_sooner(self) -> None:
+        health = failing()
+        assert not health.shut(1.2)["m"].ripe
+        assert health.shut(1.25)["m"].ripe, "whoever probes it is told at once that it still fails"
+        for now, sooner in ((1.25, 2.5), (4.0, 5.0), (10.0, 10.0), (40.0, 10.0)):
+            health.starts("m", now, despite=True)
+            health.failed("m", DOWN, now, began=now)
+            assert not health.shut(now + sooner - 0.01)["m"].ripe
+            assert health.shut(now + sooner)["m"].ripe
+
+    def test_while_nobody_else_is_left_a_silent_one_may_be_probed_after_the_first_cooldown(self) -> None:
         health = failing()
         health.starts("m", 10.0)
-        health.failed("m", DOWN, 10.0)
+        health.failed("m", LATE, 10.0)
         assert not health.shut(19.9)["m"].ripe
         assert health.shut(20.0)["m"].ripe
         assert not health.starts("m", 20.0), "whoever has a choice takes another"
         assert [health.starts("m", 20.0, despite=True) for _ in range(3)] == [True, False, False]
-        health.failed("m", DOWN, 21.0, began=20.0)
+        health.failed("m", LATE, 21.0, began=20.0)
         assert not health.shut(30.9)["m"].ripe
 
     def test_what_began_before_it_opened_is_no_probe(self) -> None:
@@ -454,6 +505,20 @@ class TestShares:
             health.failed("m", DOWN, now)
         assert not health.shut(now)["m"].soft
 
+    def test_a_failed_probe_of_one_that_fails_often_is_no_proof_that_it_is_dead(self) -> None:
+        health = Health(3, 10.0)
+        now = 0.0
+        while not is_shut(health, now):
+            now += 0.1
+            health.failed("m", DOWN, now)
+            now += 0.1
+            if not is_shut(health, now):
+                health.succeeded("m", now)
+        assert health.shut(now)["m"].soft
+        assert health.starts("m", now + 10.0)
+        health.failed("m", DOWN, now + 10.0, began=now + 10.0)
+        assert health.shut(now + 10.0)["m"].soft
+
     def test_a_streak_of_a_model_that_never_fails_is_one(self) -> None:
         health = Health(3, 10.0)
         for _ in range(30):
@@ -596,6 +661,17 @@ class TestRetryBudget:
             budget.deposit()
             allowed += budget.withdraw()
         assert allowed == 100
+
+    def test_a_retry_that_is_answered_pays_for_one_in_vain(self) -> None:
+        budget = RetryBudget(0.0001)
+        for _ in range(500):
+            assert budget.withdraw()
+            budget.deposit(refund=2)
+            assert budget.withdraw()
+        answered = 0
+        while budget.withdraw():
+            answered += 1
+        assert answered <= RetryBudget.MOST
 
     def test_no_share_means_no_retry(self) -> None:
         budget = RetryBudget(0.0)

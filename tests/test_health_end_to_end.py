@@ -236,6 +236,41 @@ class TestNoise:
         # Three failures in a row, by chance: 1.6 %.
         assert sum(one.error is not None for one in fared) < 0.04 * len(fared)
 
+    @pytest.mark.parametrize("rate", [1, 60])
+    def test_fifteen_errors_in_a_hundred_everywhere_lose_nothing(
+        self, manual_clock: ManualClock, rate: int
+    ) -> None:
+        chance = random.Random(11)
+        models = [
+            scripted(name, *[BROKEN if chance.random() < 0.15 else GOOD for _ in range(3000)], usd=usd)
+            for name, usd in (("a", 1), ("b", 2), ("c", 3))
+        ]
+        assert nothing_lost(play(manual_clock, *models, rate=rate, requests=600))
+
+    def test_a_well_model_is_preferred_to_two_that_fail_often(self, manual_clock: ManualClock) -> None:
+        chance = random.Random(5)
+        failing = [
+            scripted(name, *[BROKEN if chance.random() < 0.5 else GOOD for _ in range(2000)], usd=usd)
+            for name, usd in (("a", 1), ("b", 2))
+        ]
+        models = (*failing, scripted("c", GOOD, usd=9))
+        fared = play(manual_clock, *models, rate=60, requests=600, policy=Policy.cheapest())
+        assert nothing_lost(fared)
+        assert attempts(*models) <= 1.1 * len(fared)
+
+    def test_the_only_model_is_never_shut_out_by_noise(self, manual_clock: ManualClock) -> None:
+        chance = random.Random(2)
+        only = scripted("only", *[BROKEN if chance.random() < 0.2 else GOOD for _ in range(3000)])
+        fared = play(manual_clock, only, rate=20, requests=600)
+        # Three attempts, as SDKs make, lose eight in a thousand.
+        assert sum(one.error is not None for one in fared) <= 2
+
+    def test_the_only_model_goes_on_though_it_is_full_now_and_then(self, manual_clock: ManualClock) -> None:
+        full = ModelHTTPError("HTTP 503", model="?", status_code=503, retry_after=0.2)
+        only = scripted("only", *[full if call % 8 == 1 else GOOD for call in range(3000)])
+        fared = play(manual_clock, only, rate=20, requests=400, timeout=5.0)
+        assert sum(one.error is not None for one in fared) <= 0.03 * len(fared)
+
 
 class TestTotalOutage:
     @pytest.mark.parametrize("how", [DEAD, HOLE], ids=["dead", "silent"])

@@ -27,6 +27,7 @@ from router import (
     RoutedCompletion,
     Router,
 )
+from router.actions import Start
 from router.core import Core
 from router.deciding import choose
 from router.exploring import explore
@@ -369,7 +370,7 @@ def choose_and_start(core: Core, times: int) -> list[str]:
     chosen = []
     for _ in range(times):
         routing = choose(core, parse_request({"messages": HELLO}))
-        attempt = start(core, routing, 0, routing.order[0], hedge=False)
+        attempt = start(core, routing, Start(attempt=0, candidate=0))
         begin(core, routing, attempt)
         chosen.append(routing.fleet.names[routing.order[0]])
     return chosen
@@ -391,7 +392,7 @@ async def test_what_is_under_way_ends_with_its_attempts() -> None:
         await asyncio.gather(*(ask(router) for _ in range(50)))
         assert not core.traffic.flows
         routing = choose(core, parse_request({"messages": HELLO}))
-        attempt = start(core, routing, 0, routing.order[0], hedge=False)
+        attempt = start(core, routing, Start(attempt=0, candidate=0))
         attempt.outcome = "cancelled"
         book(core, routing, attempt)
         assert not core.traffic.flows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from router.capabilities import ASSUMED, CAPABILITIES
+from router.capabilities import ASSUMED, CAPABILITIES, IMPLIED
 from router.catalogue.prices import Listed, listed
 from router.catalogue.providers import Provider, provider_of
 from router.catalogue.rows import Row, rows_of
@@ -78,6 +78,8 @@ def _capabilities(model: HostedModel, provider: Provider, rows: tuple[Row, ...])
     What the app declares goes before what a row says of the model; what the host lacks, all its models lack.
     """
     lacks = provider.lacks.union(*(row.lacks for row in rows))
+    if "reasoning_effort" in lacks:  # the host refuses the field, whatever it says
+        lacks |= {IMPLIED["reasoning_effort"]}
     if model.capabilities is not None:
         return model.capabilities - provider.lacks | ASSUMED - lacks
     return frozenset(CAPABILITIES) - lacks if lacks else None

@@ -14,7 +14,7 @@ from router.profile import Profile, Speed
 if TYPE_CHECKING:
     from router.models import LocalModel
 
-__all__ = ["EXTRA_TOKENS", "LOCAL_CAPABILITIES", "MOST_CONTEXT", "local_profile"]
+__all__ = ["EXTRA_TOKENS", "LOCAL_CAPABILITIES", "MOST_CONTEXT", "MOST_SLOTS", "local_profile"]
 
 #: The context window unless the app asks for another: a larger one takes memory that may not be there.
 MOST_CONTEXT = 8192
@@ -32,6 +32,7 @@ LOCAL_CAPABILITIES = frozenset(
         "penalties",
         "logit_bias",
         "logprobs",
+        "no_reasoning",
     )
 )
 """What the local adapter can do with any model: a grammar forces the shape of the answer."""
@@ -53,6 +54,9 @@ _FASTEST_DECODE = 200.0
 _PREFILL_GAIN = 4.0
 _LOAD_BYTES_PER_SECOND = 1e9
 _LOAD_SECONDS = 0.2
+#: The most requests that the engine works on at once: a step on a CPU computes 63 tokens, and prompts want
+#: their share.
+MOST_SLOTS = 48
 #: What the engine's memory holds beside one window, unless that took too much memory.
 EXTRA_TOKENS = 8192
 #: What a file that cannot be read is taken for: small, so that the attempt is made and says what is wrong.
@@ -87,7 +91,7 @@ def local_profile(model: LocalModel) -> Profile:
         quality=model.quality_table,
         speed=_speed(file.size_bytes if file else _UNKNOWN_BYTES),
         unavailable=_missing_engine(),
-        kept_tokens=window and window + min((model.max_parallel - 1) * window, EXTRA_TOKENS),
+        kept_tokens=window and window + min((_slots(model) - 1) * window, EXTRA_TOKENS),
         continues=True,
         notes={"file": f"cannot be read: {trouble}"} if file is None else _notes(file),
     )
@@ -98,6 +102,11 @@ def _capabilities(model: LocalModel, file: GGUFFile | None) -> frozenset[str]:
     template = model.chat_template or (file.chat_template if file else None) or ""
     thinks = any(sign in template for sign in _SIGNS_OF_THOUGHT)
     return LOCAL_CAPABILITIES | {"reasoning_effort"} if thinks else LOCAL_CAPABILITIES
+
+
+def _slots(model: LocalModel) -> int:
+    """Requests that the engine works on at once."""
+    return min(model.max_parallel, MOST_SLOTS)
 
 
 def _missing_engine() -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from router.errors import ModelError
+from router.errors import ModelError, ModelTimeoutError
 from router.failures import Failure
 from router.health.window import Window, exceeds
 
@@ -17,9 +17,15 @@ TOLERATED_FAILURES, TOLERATED_SLOW = 0.1, 0.3
 LEAST_CALLS = 10
 #: A streak of failures that a model with this many failures beside it would have by chance more often than
 #: this does not prove it dead.
-CHANCE = 2e-4
+CHANCE = 1e-6
 #: The weight of one call in the share that fails in the long run, and how many failures in a row count.
 LONG_RUN, MOST_COUNTED = 0.02, 5
+#: A host that says that it has too much to do is alive: only a streak that lasts for this share of a cooldown
+#: proves that it answers nobody.
+SHEDDING = 0.125
+#: While no other model is left, a failing one is probed after this share of a cooldown, twice as long after
+#: each failed probe, up to a whole one; but for one that is silent, since whoever probes that waits in vain.
+SOONER = 0.125
 #: The cooldown doubles with each failed probe, up to so many times what it was at first ...
 MOST_GROWTH = 32.0
 #: ... and is halved again by so many answers without a breaker opening.
@@ -94,18 +100,25 @@ class Breaker:
     _usual: _Usual = field(default_factory=_Usual)
     _streak: int = 0
     _failing: float = 0.0  # the share of calls that failed in the long run, the last streak left out
+    _counted: int = 0
     _growth: float = 1.0
     _calm: int = SHRINKS_AFTER  # answers since it opened last
     _open_until: float = -math.inf  # by what was seen of the model
     _told_until: float = -math.inf  # by what its error said
+    _spared_until: float = -math.inf  # the same, for those that have another model to ask
+    _answered_at: float = -math.inf
     _ripe_at: float = -math.inf
     _why: str = ""
+    _sheds: bool = False  # when it failed last
     _well: bool = False  # it answered since, and is closed once it has waited as long as it was told to
     _probing_since: float | None = None
 
     def shut(self, now: float) -> Shut | None:
         """Why the model must not be asked now; None if it may be."""
         if self.closed or (self._well and self._told_until <= now):
+            if now < self._spared_until:
+                why = f"health: it has too much to do, spared for {self._spared_until - now:.1f} s"
+                return Shut(why, soft=True, ripe=False)
             return None
         until = max(self._open_until, self._told_until)
         probed = self._probing_since is not None and now < self._probing_since + self.cooldown
@@ -138,12 +151,13 @@ class Breaker:
         one that began before the breaker opened is no news of a model of which too many fail: most do not.
         """
         late = not self.closed and began is not None and began < self.opened_at
+        self._answered_at = now
         slow = factor is not None and self._usual.is_slow(factor, now)
         probed = self._probing_since is not None
         self.released(began)
         for _ in range(min(self._streak, MOST_COUNTED)):
-            self._failing += LONG_RUN * (1.0 - self._failing)
-        self._failing -= LONG_RUN * self._failing
+            self._count(failed=True)
+        self._count(failed=False)
         self._streak = 0
         if late and self.soft:
             self._window.add(now, slow=slow)
@@ -185,15 +199,35 @@ class Breaker:
             self._told_until = max(self._told_until, now + verdict.shut_for)
             self._why, self.closed = why, False
             self.opened_at = max(self.opened_at, now)
+        if verdict.spare_for is not None:
+            self._spared_until = max(self._spared_until, now + verdict.spare_for)
+        self._sheds = verdict.sheds
         if probe:
             self._growth *= 2.0 if before else 1.0
-            self._shut_for(now, why, soft=False)
+            # One that answers some of its calls fails some of its probes.
+            self._shut_for(now, why, soft=self.soft and self._may_live(now))
         elif late:  # it tells of what is known already, but a longer streak may prove it dead
-            self.soft = self.soft and self._may_be_chance()
+            self.soft = self.soft and self._may_live(now)
         elif self._streak >= self.threshold:
-            self._open(now, why, soft=self._may_be_chance())
+            self._open(now, why, soft=self._may_live(now))
         else:
             self._check_shares(now)
+
+    def _count(self, *, failed: bool) -> None:
+        """One more call, in the long run."""
+        self._counted += 1
+        self._failing += max(LONG_RUN, 1.0 / (LEAST_CALLS + self._counted)) * (failed - self._failing)
+
+    @property
+    def doubted(self) -> bool:
+        """Whether it failed time and again, or for good, and has not answered since."""
+        if self.closed:
+            return False
+        return not self.soft or (self._sheds and self._streak >= self.threshold)
+
+    def idle(self, now: float) -> bool:
+        """Whether a decision need not look at it."""
+        return self.closed and self._spared_until <= now
 
     @property
     def _until(self) -> float:
@@ -223,14 +257,20 @@ class Breaker:
         elif exceeds(window.slow, window.calls, TOLERATED_SLOW):
             self._open(now, f"{window.slow} of {window.calls} answers took very long", soft=True)
 
+    def _may_live(self, now: float) -> bool:
+        """Whether a model with such a streak may answer some of its calls all the same."""
+        if self._sheds and now < self._answered_at + SHEDDING * self.cooldown:
+            return True
+        return self._may_be_chance()
+
     def _may_be_chance(self) -> bool:
         """Whether a model that fails as often as this one did before has such streaks now and then."""
         before = self._window.calls - self._streak
         failures = self._window.failures - self._streak
-        if before <= max(failures, 0):  # it has not answered lately
-            return False
-        share = max((failures + 0.1) / (before + 1), self._failing)
-        return self._streak * math.log(share) >= math.log(CHANCE)
+        share = self._failing
+        if before > max(failures, 0):  # else it has not answered lately
+            share = max((failures + 0.1) / (before + 1), share)
+        return share > 0.0 and self._streak * math.log(share) >= math.log(CHANCE)
 
     def _open(self, now: float, why: str, *, soft: bool) -> None:
         """Opens, or stays open: calls that were under way then prove at most that it is really dead."""
@@ -246,5 +286,6 @@ class Breaker:
         self.closed = self._well = False
         self._why, self.soft, self._calm = why, soft, 0
         self.opened_at = now
-        self._ripe_at = now + self.cooldown
+        silent = isinstance(self.last, ModelTimeoutError)
+        self._ripe_at = now + self.cooldown * (1.0 if silent else min(SOONER * self._growth, 1.0))
         self._open_until = max(self._open_until, now + self.cooldown * self._growth)

@@ -37,7 +37,7 @@ class Health:
     def doubts(self, name: str) -> bool:
         """Whether a model failed time and again, or for good, and has not answered since."""
         breaker = self._open.get(name)
-        return breaker is not None and not breaker.soft
+        return breaker is not None and breaker.doubted
 
     def is_shut(self, name: str, now: float) -> bool:
         """Whether a model must not be asked at a time, not even in place of others that failed."""
@@ -51,7 +51,7 @@ class Health:
     def opened_since(self, name: str, then: float) -> bool:
         """Whether a model's breaker opened after a time, and is not closed again."""
         breaker = self._open.get(name)
-        return breaker is not None and breaker.opened_at > then
+        return breaker is not None and not breaker.closed and breaker.opened_at > then
 
     def starts(self, name: str, now: float, *, despite: bool = False) -> bool:
         """An attempt begins; if the model is half-open, it is the probe.
@@ -85,7 +85,7 @@ class Health:
         with self._lock:
             breaker = self._breaker(name)
             breaker.succeeded(factor, now, began)
-            self._note(name, breaker)
+            self._note(name, breaker, now)
 
     def failed(self, name: str, error: ModelError, now: float, *, began: float | None = None) -> None:
         """An attempt failed.
@@ -103,7 +103,7 @@ class Health:
         with self._lock:
             breaker = self._breaker(name)
             breaker.failed(error, verdict, now, began)
-            self._note(name, breaker)
+            self._note(name, breaker, now)
 
     def released(self, name: str, *, began: float | None = None) -> None:
         """An attempt ended without telling anything of the model (cancelled): the next one may probe.
@@ -125,8 +125,8 @@ class Health:
             breaker = self._breakers[name] = Breaker(self._threshold, self._cooldown)
         return breaker
 
-    def _note(self, name: str, breaker: Breaker) -> None:
-        if not breaker.closed:
+    def _note(self, name: str, breaker: Breaker, now: float) -> None:
+        if not breaker.idle(now):
             self._open[name] = breaker
         elif self._open:
             self._open.pop(name, None)

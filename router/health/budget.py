@@ -11,11 +11,13 @@ class RetryBudget:
     """A token bucket: every answered request puts `share` in, every retry takes one out.
 
     After gRPC's retry throttling: since only answers fill it, it runs dry in an outage and stays so, however
-    long that lasts, and what was saved in a calm is bounded. So of N requests at most `share` × N + `MOST`
-    attempts are retries, and in a total outage at most `MOST`. The reserve lets a quiet app retry at all.
+    long that lasts, and what was saved in a calm is bounded. Other than there, a retry that is answered is
+    paid back, and pays for one that is not: as long as about every second one helps, nothing is lost to a
+    lack of them. So of N requests at most `share` × N + `MOST` retries are in vain beyond those that helped,
+    and in a total outage at most `MOST`. The reserve lets a quiet app retry at all.
 
     Args:
-        share: Retries per answered request, 0..1; 0 forbids them.
+        share: Retries in vain per answered request, 0..1; 0 forbids all retries.
     """
 
     RESERVE = 10.0
@@ -26,10 +28,10 @@ class RetryBudget:
         self._tokens = self.RESERVE if share else 0.0
         self._lock = threading.Lock()
 
-    def deposit(self) -> None:
-        """A request was answered."""
+    def deposit(self, *, refund: int = 0) -> None:
+        """A request was answered; `refund`: what it brings beside its share, see `router.actions.Start`."""
         with self._lock:
-            self._tokens = min(self._tokens + self._share, self.MOST)
+            self._tokens = min(self._tokens + self._share + refund, self.MOST)
 
     def withdraw(self) -> bool:
         """Takes one retry; False if there is none."""

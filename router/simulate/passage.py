@@ -118,7 +118,7 @@ class Passage:
     def _start(self, action: Start) -> None:
         core, routing = self._world.core, self.routing
         place = routing.order[action.candidate]
-        attempt = start(core, routing, action.attempt, place, hedge=action.hedge)
+        attempt = start(core, routing, action)
         self.attempts.append(attempt)
         self._jobs.append(None)
         free_at = may_go(core, routing, attempt)
@@ -176,8 +176,10 @@ class Passage:
         """As `Told`."""
         core, attempt = self._world.core, self.attempts[job.number]
         attempt.error, attempt.ended_at = error, self._world.now
-        core.health.failed(error.model, error, attempt.ended_at, began=attempt.started_at)
-        turned_away(core, attempt, error)
+        if turned_away(core, self.routing, attempt, error):
+            core.health.released(error.model, began=attempt.started_at)
+        else:
+            core.health.failed(error.model, error, attempt.ended_at, began=attempt.started_at)
         if attempt is self.winner:
             self.ending = "interrupted"
             self._finish(attempt, "failed")

@@ -22,6 +22,7 @@ from router.errors import (
 )
 from router.exploring import explore
 from router.fleet import tells_load
+from router.planning import machine_of
 from router.routing import Routing
 from router.simulate.backends import Backend, check_backends
 from router.simulate.choosers import chooser_of
@@ -180,7 +181,7 @@ class World:
             return
         self._choose(demand, routing)
         self.tally.chosen(demand, routing)
-        Passage(self, demand, routing, self.core.machine(routing)).begin()
+        Passage(self, demand, routing, machine_of(self.core, routing)).begin()
 
     def _choose(self, demand: Demand, routing: Routing) -> None:
         if self._explores:

@@ -46,6 +46,8 @@ def test_it_keeps_what_it_computed_as_far_as_there_is_room(tmp_path: Path) -> No
         for slots in (1, 2, 8)
     ]
     assert kept == [4096, 8192, 12_288]
+    many = LocalModel("m", path=path, n_ctx=128, max_parallel=64).profile().kept_tokens
+    assert many == 48 * 128, "the engine works on 48 at once, however many are declared"
     assert LocalModel("m", path=tmp_path / "none.gguf").profile().kept_tokens is None
 
 
