@@ -22,7 +22,6 @@ from router.paying import (
     pay,
     refuse,
 )
-from router.profile import HOSTED_SPEED
 
 if TYPE_CHECKING:
     from router.core import Core
@@ -147,12 +146,12 @@ async def _wait(
     core: Core, routing: Routing, attempt: LiveAttempt, limiter: Limiter, seat: Seat
 ) -> float | None:
     """Waits for a turn, as long as that is better than what else could be done. Returns as `admit`."""
-    place = attempt.place
-    latest, told = core.now() + core.config.recovery.attempt_timeout, is_proven(routing.fleet, place)
-    if routing.deadline_at < math.inf:  # who is let go later than that keeps others from being in time
-        latest = routing.deadline_at - (HEADROOM * routing.estimate(place).work if told else 0.0)
+    place, began = attempt.place, core.now()
     while not seat.granted:
         now = core.now()
+        told, latest = is_proven(routing.fleet, place), began + core.config.recovery.attempt_timeout
+        if routing.deadline_at < math.inf:  # who is let go later than that keeps others from being in time
+            latest = routing.deadline_at - (HEADROOM * routing.estimate(place).work if told else 0.0)
         if seat.over:  # the queue is full
             return now + max(limiter.wait(seat.tokens, now), LEAST_STAY)
         left = limiter.left(seat, now)
@@ -162,13 +161,14 @@ async def _wait(
         if left > _worth_waiting(core, routing, place):
             limiter.leave(seat, now)
             return now + left
-        await turn(limiter, seat, core.now, min(now + max(left * LONGER, LEAST_STAY), latest))
+        stay = max(left * LONGER, LEAST_STAY) if told else LEAST_STAY
+        await turn(limiter, seat, core.now, min(now + stay, latest))
     return None
 
 
 def is_proven(fleet: Fleet, place: int) -> bool:
-    """Whether it is known how long a model takes, from answers or declared: on a guess nobody is sent away."""
-    return fleet.learned.samples[place] >= MEASURED_AFTER or fleet.profiles[place].speed != HOSTED_SPEED
+    """Whether answers tell how long a model takes: on a profile's word nobody is sent away."""
+    return fleet.learned.samples[place] >= MEASURED_AFTER
 
 
 def patience(deadline: float, seconds: float) -> float:
