@@ -214,7 +214,9 @@ class TestDeadlines:
         assert len(shed) + len(served) == 50
         assert all(error.retry_after for error in shed)
         assert len(served) >= 4
-        assert len(narrow.asked) == len(known) + len(served), "a place was spent on an answer that came too late"
+        assert len(narrow.asked) == len(known) + len(served), (
+            "a place was spent on an answer that came too late"
+        )
 
     async def test_on_a_guess_of_how_long_answers_take_nobody_is_sent_away(self) -> None:
         narrow = scripted("narrow", Step(ttft=0.02), max_concurrency=1)
