@@ -225,9 +225,10 @@ class AttemptMachine:
         self.wake_at = math.inf
         stops: list[Action] = []
         for attempt, live in self._live.items():
-            error = None
-            if live.begun_at is not None and self.plan.to_blame(live.candidate, live.begun_at):
-                error = self._late(live, now - live.begun_at)
+            # A caller who goes away tells nothing of the model: a page that is closed is no black hole.
+            error, began = None, live.begun_at if ending is not Ending.CANCELLED else None
+            if began is not None and self.plan.to_blame(live.candidate, began):
+                error = self._late(live, now - began)
                 self.causes.append(error)
             stops.append(Cancel(attempt, error))
         self._live.clear()
