@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 from router.errors import ModelError, ModelHTTPError
 from router.failures import judge
 from router.limits.waiting import turn
+from router.limits.window import MINUTE
 from router.objective import MEASURED_AFTER
 from router.paying import (
     HEADROOM,
+    MOST_COMPARED,
     BudgetRefusedError,
     affords_now,
     patience_for_money,
@@ -35,6 +37,7 @@ __all__ = [
     "BudgetRefusedError",
     "admit",
     "give_back",
+    "is_noise",
     "is_proven",
     "join",
     "may_go",
@@ -50,8 +53,6 @@ SURE = 0.8
 LEAST_STAY = 0.25
 #: The same for money, in seconds: what is being settled at this moment is worth that.
 LEAST_PATIENCE = 0.01
-#: Candidates that a waiting request compares with its own.
-MOST_COMPARED = 8
 #: Statuses that mean "too much for now", besides 429: the model is well, and its limits are what they were.
 _BUSY_STATUSES = frozenset({503, 529})
 _RATE_LIMITED = 429
@@ -155,7 +156,9 @@ async def _wait(
         if seat.over:  # the queue is full
             return now + max(limiter.wait(seat.tokens, now), LEAST_STAY)
         left = limiter.left(seat, now)
-        if now >= latest or (told and left > patience(routing.deadline_at - now, latest - now)):
+        # Without a deadline nobody gains by leaving: the forecast may stand on a few slow first answers.
+        hurried = told and routing.deadline_at < math.inf
+        if now >= latest or (hurried and left > patience(routing.deadline_at - now, latest - now)):
             limiter.leave(seat, now)
             return max(now + left, min(routing.deadline_at, latest))
         if left > _worth_waiting(core, routing, place):
@@ -247,8 +250,8 @@ def turned_away(core: Core, routing: Routing, attempt: LiveAttempt, error: Model
         return False
     name, wait = attempt.ticket.name, verdict.retry_after
     beside = core.pressure.beside(name, now)
-    if not limited and attempt.ticket.ahead <= beside:
-        return False  # it answered as many at once lately: this tells of no limit, and may be noise
+    if is_noise(core, attempt, error):
+        return False
     if (profile.rpm, profile.tpm, profile.max_concurrency) == (None, None, None):
         if beside >= 0:
             limiter = attempt.limiter or core.learn_limit(name)
@@ -257,7 +260,15 @@ def turned_away(core: Core, routing: Routing, attempt: LiveAttempt, error: Model
             limiter.crowded(attempt.started_at, asked, now, crowded=attempt.ticket.ahead > beside)
     elif attempt.limiter is not None and attempt.seat is not None:
         attempt.limiter.refused(attempt.seat, wait, now, doubt=limited)
+    if limited and (profile.rpm or profile.tpm):  # in its queue they wait for a minute anyway: no failure
+        return wait is None or wait <= MINUTE
     return beside >= 0 and (wait is None or wait <= SHORT)
+
+
+def is_noise(core: Core, attempt: LiveAttempt, error: ModelError) -> bool:
+    """Whether a backend says that it is full, but lately answered as many at once: that tells of no limit."""
+    busy = isinstance(error, ModelHTTPError) and error.status_code in _BUSY_STATUSES
+    return busy and attempt.ticket.ahead <= core.pressure.beside(attempt.ticket.name, core.now())
 
 
 def give_back(core: Core, attempt: LiveAttempt) -> None:

@@ -2,7 +2,8 @@
 
 It does no I/O and has no clock: it is told what happened and when, and answers with what to do next. The
 driver (`router.driver`) does it. So retries, fallbacks, hedges, deadlines and cancellation are tested with
-plain calls and made-up times. All times are seconds on one monotonic clock.
+plain calls and made-up times. All times are seconds on one monotonic clock. Whom to ask next is the affair of
+`router.candidates`.
 
 ::
 
@@ -18,9 +19,9 @@ import math
 from dataclasses import dataclass, field
 
 from router.actions import Action, Cancel, Ending, Fail, Promote, Start, Succeed
+from router.candidates import Candidates
 from router.errors import ModelError, ModelTimeoutError
-from router.failures import judge
-from router.plan import Asked, Plan, Running
+from router.plan import Plan, Running
 
 __all__ = ["Action", "AttemptMachine", "Cancel", "Ending", "Fail", "Plan", "Promote", "Start", "Succeed"]
 
@@ -43,13 +44,12 @@ class AttemptMachine:
     wake_at: float = math.inf
     causes: list[ModelError] = field(default_factory=list)
     done: bool = False
-    _candidates: list[Asked] = field(init=False)
+    _candidates: Candidates = field(init=False)
     _live: dict[int, Running] = field(default_factory=dict)
     _attempts: int = 0
-    _calls: int = 0
 
     def __post_init__(self) -> None:
-        self._candidates = [Asked() for _ in self.plan.names]
+        self._candidates = Candidates(self.plan)
 
     def begin(self, now: float) -> list[Action]:
         """The request begins."""
@@ -82,12 +82,12 @@ class AttemptMachine:
         del now
         return self._settle(attempt, Succeed(attempt))
 
-    def failed(self, attempt: int, error: ModelError, now: float) -> list[Action]:
-        """An attempt failed."""
+    def failed(self, attempt: int, error: ModelError, now: float, *, noise: bool = False) -> list[Action]:
+        """An attempt failed. `noise`: see `Candidates.failed`."""
         live = self._live.pop(attempt, None)
         if live is None or self.done:
             return []
-        self._note(live.candidate, error, now)
+        self._note(live.candidate, error, now, noise=noise)
         return self._next(now)
 
     def refused(self, attempt: int, free_at: float, now: float) -> list[Action]:
@@ -95,12 +95,7 @@ class AttemptMachine:
         live = self._live.pop(attempt, None)
         if live is None or self.done:
             return []
-        candidate = self._candidates[live.candidate]
-        candidate.attempts -= 1
-        candidate.paid = candidate.attempts > 0
-        candidate.free_at = max(free_at, now)
-        candidate.barred = candidate.free_at >= self._horizon(now)
-        self._calls -= 1
+        self._candidates.refused(live.candidate, free_at, now)
         return self._next(now)
 
     def timer(self, now: float) -> list[Action]:
@@ -138,14 +133,11 @@ class AttemptMachine:
         if live.begun_at is not None or now < live.last_call_at:
             return False
         live.last_call_at = math.inf
-        return len(self._live) == 1 and self._affordable(now) is not None
+        return len(self._live) == 1 and self._candidates.affordable(now) is not None
 
     def _let_go(self, attempt: int, live: Running) -> Cancel:
         del self._live[attempt]
-        candidate = self._candidates[live.candidate]
-        candidate.attempts -= 1
-        candidate.barred = True
-        self._calls -= 1
+        self._candidates.let_go(live.candidate)
         return Cancel(attempt)
 
     def _give_up(self, attempt: int, live: Running, waited: float, now: float) -> Cancel:
@@ -153,7 +145,7 @@ class AttemptMachine:
         del self._live[attempt]
         late = waited >= self._limit or now >= live.overdue_at
         if not late and not self.plan.to_blame(live.candidate, now - waited):
-            self._candidates[live.candidate].barred = True
+            self._candidates.bar(live.candidate)
             return Cancel(attempt)
         error = self._late(live, waited)
         self._note(live.candidate, error, now)
@@ -183,33 +175,22 @@ class AttemptMachine:
         return None
 
     def _may_take_over(self, live: Running, now: float, *, last: bool) -> bool:
-        place = self._fresh(now)
+        place = self._candidates.fresh(now)
         if place is None:
             return False
         if not self.plan.silent(live.candidate, live.looked_at, last):
             if not (last and self.plan.outpaced(live.candidate) and self.plan.may_retry()):
                 return False
-            self._candidates[place].vouched = True
-        return self._affordable(now) is not None
+            self._candidates.vouch(place)
+        return self._candidates.affordable(now) is not None
 
     @property
     def _limit(self) -> float:
         return self.plan.ttft_timeout if self.plan.stream else self.plan.attempt_timeout
 
-    def _horizon(self, now: float) -> float:
-        deadline = self.plan.deadline
-        return deadline if deadline < math.inf else now + self.plan.patience
-
-    def _note(self, place: int, error: ModelError, now: float) -> None:
-        """Remembers a failure: whether and when its candidate may be asked again."""
+    def _note(self, place: int, error: ModelError, now: float, *, noise: bool = False) -> None:
         self.causes.append(error)
-        candidate, verdict = self._candidates[place], judge(error)
-        candidate.sheds = verdict.sheds
-        if not verdict.heals:
-            candidate.barred = True
-            return
-        free_at = candidate.free_at = now + self.plan.wait(candidate.attempts, error)
-        candidate.barred = free_at >= self._horizon(now) or self.plan.shut(place, free_at)
+        self._candidates.failed(place, error, now, noise=noise)
 
     def _settle(self, attempt: int, action: Promote | Succeed) -> list[Action]:
         if self.done or attempt not in self._live:
@@ -240,8 +221,8 @@ class AttemptMachine:
             return self._end(Ending.DEADLINE, now)
         actions: list[Action] = []
         if not self._live:
-            place = self._choose(now)
-            if place is None and not self._open():
+            place = self._candidates.choose(now)
+            if place is None and not self._candidates.left():
                 return self._end(self._ending(), now)
             if place is not None:
                 actions.append(self._start(place, now))
@@ -253,69 +234,11 @@ class AttemptMachine:
     def _start(self, place: int, now: float, *, hedge: bool = False) -> Start:
         attempt = self._attempts
         self._attempts += 1
-        self._calls += 1
-        candidate = self._candidates[place]
-        refund = 0
-        if not hedge and (candidate.attempts > 0 or candidate.vouched):
-            refund = 1 if candidate.sheds else 2
-        candidate.attempts += 1
-        candidate.paid = False
+        refund = self._candidates.ask(place, hedge=hedge)
         live = self._live[attempt] = Running(place)
         if len(self._candidates) > 1 and self.plan.deadline < math.inf:
             live.last_call_at = now + self.plan.last_wait(place, self.plan.deadline - now)
         return Start(attempt, place, hedge, refund)
-
-    def _open(self) -> list[int]:
-        """Candidates that may still be asked, at some time."""
-        if self._calls and self.plan.stop(self._calls):
-            return []
-        places = [place for place, candidate in enumerate(self._candidates) if not candidate.barred]
-        fresh = [place for place in places if self._candidates[place].attempts == 0]
-        if self._calls and fresh and self.plan.stop(self._calls + len(fresh)):
-            return fresh  # the attempts that are left belong to those that were not asked yet
-        return places
-
-    def _fresh(self, now: float) -> int | None:
-        """The best candidate that was not asked yet and that no limit holds back now."""
-        for place in self._open():
-            candidate = self._candidates[place]
-            if candidate.attempts == 0 and candidate.free_at <= now:
-                return place
-        return None
-
-    def _choose(self, now: float) -> int | None:
-        """The candidate to ask now: one not asked yet, in order; else the one that is free first."""
-        place = self._affordable(now)
-        if place is not None:
-            return place
-        free = [place for place in self._open() if self._candidates[place].free_at <= now]
-        paid = [place for place in free if self._candidates[place].paid]
-        if free and not paid and not self.plan.may_retry():
-            self._bar_repetitions()
-            return None
-        return min(paid or free, key=lambda place: (self._candidates[place].free_at, place), default=None)
-
-    def _affordable(self, now: float) -> int | None:
-        """As `_fresh`, of those that the retry budget allows."""
-        place = self._fresh(now)
-        while place is not None and not self._affords(place):
-            self._candidates[place].barred = True
-            place = self._fresh(now)
-        return place
-
-    def _affords(self, place: int) -> bool:
-        """Whether a candidate may take over: in an outage, not every request can ask every model in vain."""
-        candidate = self._candidates[place]
-        if self._calls and not candidate.vouched and self.plan.doubtful(place):
-            candidate.vouched = self.plan.may_retry()
-            return candidate.vouched
-        return True
-
-    def _bar_repetitions(self) -> None:
-        """The retry budget is empty: none is asked again, but those that a limit held back still may be."""
-        for candidate in self._candidates:
-            if candidate.attempts and not candidate.paid:
-                candidate.barred = True
 
     def _hedges(self, now: float) -> list[Action]:
         """Company for a single attempt that is late, if there is a candidate that was not asked yet."""
@@ -329,7 +252,7 @@ class AttemptMachine:
         ):
             return []
         live.hedged = True
-        place = self._fresh(now)
+        place = self._candidates.fresh(now)
         if place is None or not self.plan.may_retry():
             return []
         hedge = self._start(place, now, hedge=True)
@@ -340,7 +263,7 @@ class AttemptMachine:
         if self.causes:
             return Ending.FAILED
         # Whoever was asked did not fail: it was left so that another could be in time, and that one may not.
-        return Ending.DEADLINE if self._calls else Ending.REFUSED
+        return Ending.DEADLINE if self._candidates.calls else Ending.REFUSED
 
     def _set_timer(self, now: float) -> None:
         times = [self.plan.deadline]
@@ -352,5 +275,5 @@ class AttemptMachine:
             else:
                 times.append(live.last_call_at)
         if not self._live:
-            times += [self._candidates[place].free_at for place in self._open()]
+            times += self._candidates.free_times()
         self.wake_at = max(min(times), now)

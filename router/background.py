@@ -11,6 +11,7 @@ import functools
 import os
 import queue
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Generic, TypeVar
@@ -81,6 +82,8 @@ class BackgroundLoop:
             tasks.append(task)
             task.add_done_callback(lambda done: _hand_over(done, result))
 
+        if self._ended:
+            _wait_to_be_ended()
         with self._lock:  # so that it comes before the loop's end, or not at all
             loop = self._started()
             loop.call_soon_threadsafe(begin)
@@ -88,6 +91,7 @@ class BackgroundLoop:
             return result.result()
         except concurrent.futures.CancelledError:
             if self._ended:
+                _wait_to_be_ended()
                 raise RouterClosedError(_ENDED) from None
             raise
         except BaseException:
@@ -144,6 +148,8 @@ async def _cancel_all() -> None:
 
 
 _LOOPS: weakref.WeakSet[BackgroundLoop] = weakref.WeakSet()
+#: Set when the program ends.
+_ENDING = threading.Event()
 
 
 _ABANDONED: list[object] = []
@@ -156,8 +162,18 @@ def _end_with_the_program() -> None:
 
 
 def _stop_all() -> None:
+    _ENDING.set()
     for loop in list(_LOOPS):
         loop.stop()
+
+
+def _wait_to_be_ended() -> None:
+    """Holds a daemon thread that is told that the program ends: its error would only be printed.
+
+    Not for ever: somebody may wait for the thread.
+    """
+    if _ENDING.is_set() and threading.current_thread().daemon:
+        time.sleep(EXIT_PATIENCE)
 
 
 def _after_fork_in_child() -> None:
@@ -209,6 +225,8 @@ class Pump(Iterator[T], Generic[T]):
             return item[0]
         self._over = True
         self._queue.put(StopIteration())  # for other threads that wait for the same stream
+        if isinstance(item, RouterClosedError):
+            _wait_to_be_ended()
         raise item
 
     def put(self, item: tuple[T] | BaseException) -> bool:

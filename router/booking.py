@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from decimal import Context, Decimal, localcontext
 
-from router.objective import Estimate
+from router.objective import MEASURED_AFTER, Estimate
 from router.profile import PriceTable, Profile, Tier
 from router.usage import Usage
 
-__all__ = ["booked_cost", "generated_by", "reserved_cost"]
+__all__ = ["booked_cost", "feared_cost", "generated_by", "reserved_cost"]
 
 _MILLION = Decimal(1_000_000)
 #: Booked money is kept to the billionth of a dollar.
@@ -18,6 +18,11 @@ _QUANTUM = Decimal("0.000000001")
 #: long as forecast it may be at the least, and how many tokens: a forecast is learned from few answers.
 SURE = 0.99
 TIMES, LEAST_TOKENS = 4.0, 256.0
+#: How sure it must be that an answer which nobody saw is not dearer than what a budget is charged for it.
+FEARED = 0.9
+#: Seconds before which no host writes the first token of an answer, and the tokens that the fastest then
+#: write in a second (specialised hardware, 2026).
+SILENT, FASTEST = 0.25, 2000.0
 #: An app may have changed its thread's decimal context, which must not change a bill.
 _CONTEXT = Context(prec=60)
 
@@ -81,6 +86,24 @@ def reserved_cost(profile: Profile, found: Estimate, max_tokens: int | None, *, 
         _token_cost(price, tier, usage) for tier in price.tiers if tier.above <= prompt for usage in usages
     ]
     return max(costs, default=Decimal(0))
+
+
+def feared_cost(
+    profile: Profile, found: Estimate, reserved: Decimal, seconds: float, *, choices: int = 1
+) -> Decimal:
+    """USD that a budget is charged for an answer that nobody saw and a host may have written to its end.
+
+    No more than nine in ten such answers cost, or all that was set aside if the forecast of their length
+    stands on too few; and no more than the fastest host writes in so many seconds. A model that computes here
+    sends no bill: nothing.
+    """
+    if profile.price is None:
+        return Decimal(0)
+    written = max(seconds - SILENT, 0.0) * FASTEST
+    within = found.tokens_within(FEARED) if found.seen >= MEASURED_AFTER else math.inf
+    tokens = math.ceil(min(within, written) * choices)
+    usage = Usage(math.ceil(found.tokens_in), tokens)
+    return min(booked_cost(profile, usage, 0.0) or Decimal(0), reserved)
 
 
 def generated_by(found: Estimate, seconds: float) -> int:

@@ -12,7 +12,7 @@ from pydantic import PrivateAttr
 from router.decision import Decision
 from router.usage import Usage
 
-__all__ = ["RoutedCompletion", "is_only_usage", "is_visible", "usage_object"]
+__all__ = ["RoutedCompletion", "is_visible", "usage_object"]
 
 
 class RoutedCompletion(ChatCompletion):
@@ -51,11 +51,6 @@ def is_visible(chunk: ChatCompletionChunk) -> bool:
         if extra and any(extra.get(name) for name in ("reasoning_content", "reasoning", "audio")):
             return True
     return False
-
-
-def is_only_usage(chunk: ChatCompletionChunk) -> bool:
-    """Whether a chunk carries nothing but the usage of the whole stream."""
-    return not chunk.choices and chunk.usage is not None
 
 
 def usage_object(usage: Usage) -> CompletionUsage:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from router.adapter import AdapterSettings
+from router.closing import close_all, close_in_background
 from router.config import RouterConfig
 from router.decision import Decision
 from router.errors import OverloadedError, RouterClosedError, RouterError
@@ -34,7 +35,6 @@ from router.stalls import Gaps
 from router.traffic import Traffic
 
 if TYPE_CHECKING:
-    from router.adapter import Adapter
     from router.driver import Run
     from router.live import LiveAttempt
     from router.routing import Routing
@@ -246,15 +246,7 @@ class Core:
         """Closes the adapters that no newer fleet uses, in the background."""
         used = {id(adapter) for adapter in self.fleet.adapters()}
         gone = [adapter for adapter in fleet.adapters() if id(adapter) not in used]
-        if not gone:
-            return
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            thread = threading.Thread(target=lambda: asyncio.run(_close_all(gone)), daemon=True)
-            thread.start()
-        else:
-            self.keep(loop.create_task(_close_all(gone)))
+        close_in_background(gone, self.keep)
 
     async def aclose(self) -> None:
         """Ends every request, writes the ledger and frees the models. Idempotent."""
@@ -272,7 +264,7 @@ class Core:
         ]
         await asyncio.gather(*tasks, return_exceptions=True)
         self._bury_orphans()
-        await _close_all(self.fleet.adapters())
+        await close_all(self.fleet.adapters())
         await asyncio.to_thread(self.ledger.close)
 
     def after_fork(self) -> None:
@@ -292,10 +284,6 @@ class Core:
 
 def _profiles(fleet: Fleet) -> dict[str, Profile]:
     return dict(zip(fleet.names, fleet.profiles, strict=True))
-
-
-async def _close_all(adapters: Sequence[Adapter]) -> None:
-    await asyncio.gather(*(adapter.aclose() for adapter in adapters), return_exceptions=True)
 
 
 _CORES: weakref.WeakSet[Core] = weakref.WeakSet()

@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from router.config import Policy, RoutingOptions
 from router.decision import Features
 from router.errors import (
     AllModelsFailedError,
@@ -25,6 +24,8 @@ from router.errors import (
 from router.features import needs_of
 from router.fleet import Fleet
 from router.objective import Rules
+from router.options import RoutingOptions
+from router.policy import Policy
 from router.ranking import rank
 from router.request import ChatRequest
 from router.routing import Routing

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from router.adapter import Call
-from router.admission import admit, turned_away
+from router.account import account_of
+from router.admission import admit, is_noise, turned_away
 from router.attempts import Action, AttemptMachine, Cancel, Ending, Fail, Promote, Start, Succeed
+from router.calling import call_model
 from router.decision import Decision
 from router.discreet import as_told, refusal_as_told
 from router.endings import error_of
@@ -24,12 +24,10 @@ from router.errors import (
     RouterClosedError,
     RouterError,
 )
-from router.live import LiveAttempt, begin, book, close_source, see, snapshot, start
+from router.live import LiveAttempt, begin, book, close_source, start
+from router.paying import settle, settle_later
 
 if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletionChunk
-
-    from router.adapter import Adapter
     from router.core import Core
     from router.routing import Routing
 
@@ -113,10 +111,7 @@ class Run:
             attempt.outcome = "cancelled"
         book(self.core, self.routing, attempt)
         self.write_down("")
-        if attempt.reserved is not None:
-            usd = attempt.reserved if attempt.cost is None else attempt.cost
-            attempt.reserved = None
-            self.core.ledger.settle(self.routing.key(attempt.number), usd)
+        settle_later(self.core, self.routing, attempt)
 
     async def abandon(self, attempt: LiveAttempt) -> None:
         """Ends an answer that nobody will read to its end."""
@@ -169,8 +164,7 @@ class Run:
         attempt.error = error
         attempt.outcome = "failed" if error is not None else "cancelled"
         if error is not None:
-            name = self.routing.fleet.names[attempt.place]
-            self.core.health.failed(name, error, self._now(), began=attempt.started_at)
+            self.core.health.failed(attempt.ticket.name, error, self._now(), began=attempt.started_at)
         book(self.core, self.routing, attempt)
         if attempt.task is not None:
             attempt.task.cancel()
@@ -192,20 +186,9 @@ class Run:
         try:
             if not await self._admitted(attempt):
                 return
-            adapter = await self._adapter(attempt.place)
-            call = Call(
-                request=self.routing.request,
-                timeout=self._time_left(),
-                started=lambda: self._begun(attempt),
-                private=self.routing.rules.private,
-            )
-            attempt.started_at = self._now()
-            if self.routing.request.stream:
-                await self._read_to_first_token(attempt, self._stream(adapter, call))
-            else:
-                attempt.completion = await adapter.complete(call)
-                attempt.ended_at = self._now()
-                self._do(self.machine.finished(attempt.number, attempt.ended_at))
+            at = await self._call(attempt)
+            told = self.machine.visible if self.routing.request.stream else self.machine.finished
+            self._do(told(attempt.number, at))
         except asyncio.CancelledError:
             if attempt.outcome == "running":
                 attempt.outcome = "cancelled"
@@ -225,12 +208,6 @@ class Run:
             if attempt is not self.winner:
                 await self._close(attempt)
 
-    async def _adapter(self, place: int) -> Adapter:
-        """The adapter of a candidate, built on a worker thread if this is its first use."""
-        fleet = self.routing.fleet
-        loaded = fleet.loaded_adapter(place)
-        return await asyncio.to_thread(fleet.adapter, place) if loaded is None else loaded
-
     async def _admitted(self, attempt: LiveAttempt) -> bool:
         """Whether an attempt may go; the machine is told if it may not."""
         free_at = await admit(self.core, self.routing, attempt)
@@ -241,46 +218,13 @@ class Run:
         self._do(self.machine.refused(attempt.number, free_at, self._now()))
         return False
 
-    def _time_left(self) -> float | None:
-        left = self.routing.deadline_at - self._now()
-        return None if left == math.inf else max(left, 0.001)
+    async def _call(self, attempt: LiveAttempt) -> float:
+        """Calls an attempt's model. Returns when its answer or its first token was there."""
+        return await call_model(self.core, self.routing, attempt, begun=self._begun, made=self.attempts)
 
     def _begun(self, attempt: LiveAttempt) -> None:
         if attempt.begun_at is None:
             self._do(self.machine.started(attempt.number, begin(self.core, self.routing, attempt)))
-
-    def _stream(self, adapter: Adapter, call: Call) -> AsyncGenerator[ChatCompletionChunk, None]:
-        return adapter.stream(call)
-
-    async def _read_to_first_token(
-        self, attempt: LiveAttempt, source: AsyncGenerator[ChatCompletionChunk, None]
-    ) -> None:
-        from router.completion import is_visible
-
-        attempt.source = source
-        async for chunk in source:
-            attempt.buffer.append(chunk)
-            if is_visible(chunk):
-                self._do(self.machine.visible(attempt.number, see(self.core, attempt)))
-                return
-        if not any(choice.finish_reason for chunk in attempt.buffer for choice in chunk.choices):
-            name = self.routing.fleet.names[attempt.place]
-            raise ModelProtocolError("the stream ended without a finish reason", model=name)
-        if self._is_silence(attempt):
-            name = self.routing.fleet.names[attempt.place]
-            raise ModelProtocolError("the stream ended before it said anything", model=name)
-        attempt.exhausted = True  # a legal answer without a visible token, such as an empty one
-        self._do(self.machine.visible(attempt.number, self._now()))
-
-    def _is_silence(self, attempt: LiveAttempt) -> bool:
-        """Whether a stream that showed nothing is a failure: while there is another model to ask, it is.
-
-        Unless its tokens ran out, which hidden reasoning can have taken.
-        """
-        if any(choice.finish_reason == "length" for chunk in attempt.buffer for choice in chunk.choices):
-            return False
-        asked = {other.place for other in self.attempts}
-        return any(place not in asked for place in self.routing.order)
 
     def _failed(self, attempt: LiveAttempt, error: ModelError, cause: Exception | None = None) -> None:
         if attempt.outcome != "running":
@@ -294,7 +238,8 @@ class Run:
             self.core.health.released(name, began=attempt.started_at)
         else:
             self.core.health.failed(name, error, attempt.ended_at, began=attempt.started_at)
-        self._do(self.machine.failed(attempt.number, error, attempt.ended_at))
+        noise = is_noise(self.core, attempt, error)
+        self._do(self.machine.failed(attempt.number, error, attempt.ended_at, noise=noise))
 
     def _refuse(self, error: RouterError) -> None:
         """Ends the request with an error of its own: no model is to blame, and none could answer it."""
@@ -345,24 +290,13 @@ class Run:
 
     async def settle(self, attempt: LiveAttempt) -> None:
         """Replaces the money set aside by what was really spent; committed when this returns."""
-        if attempt.reserved is not None:
-            usd = attempt.reserved if attempt.cost is None else attempt.cost
-            attempt.reserved = None
-            await self.core.ledger.asettle(self.routing.key(attempt.number), usd)
+        await settle(self.core, self.routing, attempt)
 
     def decision(self) -> Decision:
         """The decision as it stands now."""
         if self._final is not None:
             return self._final
-        names = self.routing.fleet.names
-        # Waiting for a rate limit is no attempt: nothing was sent.
-        told = (a for a in self.attempts if a.outcome != "refused" or a.error is not None)
-        attempts = tuple(snapshot(names[a.place], a) for a in told)
-        model = names[self.winner.place] if self.winner is not None else None
         if self.continued is None:
-            return self.routing.decision(model=model, attempts=attempts)
-        rest = self.continued.decision()
-        if self.continued.winner is not None:
-            model = rest.model
-        whole = self.routing.decision(model=model, attempts=attempts + rest.attempts)
-        return replace(whole, notes=whole.notes + rest.notes)
+            return account_of(self.routing, self.attempts, self.winner)
+        rest, goes_on = self.continued.decision(), self.continued.winner is not None
+        return account_of(self.routing, self.attempts, self.winner, rest=rest, goes_on=goes_on)

@@ -7,12 +7,23 @@ from dataclasses import dataclass
 
 from router.errors import (
     ContextWindowExceededError,
+    ModelConnectionError,
     ModelError,
     ModelHTTPError,
     ModelLoadError,
+    ModelProtocolError,
 )
 
-__all__ = ["BAD_TEMPLATE", "CRASHED", "KNOWN_CODES", "QUEUE_FULL", "Failure", "judge"]
+__all__ = [
+    "BAD_TEMPLATE",
+    "CRASHED",
+    "KNOWN_CODES",
+    "QUEUE_FULL",
+    "UNSENT",
+    "Failure",
+    "judge",
+    "may_be_billed",
+]
 
 #: The code of an engine's error when its queue takes no more: it is well, and there is room a little later.
 QUEUE_FULL = "queue_full"
@@ -21,6 +32,8 @@ QUEUE_FULL = "queue_full"
 CRASHED = "crashed"
 #: The code of errors of a chat template: it would do the same again.
 BAD_TEMPLATE = "chat_template"
+#: The code of errors of requests that never reached a backend: nobody can bill them.
+UNSENT = "unsent"
 
 #: Seconds that a model is left alone when only a person can heal it: a wrong key, no money, no such model.
 LONG_COOLDOWN = 300.0
@@ -44,6 +57,7 @@ KNOWN_CODES = _BROKEN_CODES | {
     QUEUE_FULL,
     CRASHED,
     BAD_TEMPLATE,
+    UNSENT,
     "content_filter",
     "context_length_exceeded",
     "invalid_request_error",
@@ -98,6 +112,14 @@ def judge(error: ModelError) -> Failure:
     if error.code == BAD_TEMPLATE:
         return Failure(heals=False)
     return Failure(heals=True)  # no connection, no answer in time, nonsense
+
+
+def may_be_billed(error: ModelError) -> bool:
+    """Whether a host may have written, and bill, an answer that was lost on its way.
+
+    Hosts bill neither for errors that they tell nor for answers that they never come to.
+    """
+    return isinstance(error, ModelConnectionError | ModelProtocolError) and error.code != UNSENT
 
 
 def _judge_status(error: ModelHTTPError) -> Failure:

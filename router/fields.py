@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         completion_create_params,
     )
 
-    from router.config import RoutingOptions
+    from router.options import RoutingOptions
 
 __all__ = ["CHECKS", "TRANSPORT_FIELDS", "CompletionFields"]
 

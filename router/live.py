@@ -9,11 +9,11 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from router.admission import give_back, join
 from router.booking import booked_cost, generated_by
-from router.decision import Attempt, Outcome
+from router.decision import Outcome
 from router.errors import ModelError, ModelProtocolError, ModelTimeoutError
 from router.failures import judge
 from router.learning import Sample
@@ -37,7 +37,6 @@ __all__ = [
     "close_source",
     "judged",
     "see",
-    "snapshot",
     "start",
 ]
 
@@ -265,29 +264,6 @@ def _told_tokens(attempt: LiveAttempt) -> int | None:
     """Tokens of the answer, by its usage or else by its text; None if neither tells any."""
     told = attempt.usage_is_reported or attempt.characters > 0
     return attempt.usage.completion_tokens if attempt.usage is not None and told else None
-
-
-def snapshot(name: str, attempt: LiveAttempt) -> Attempt:
-    """An attempt as the decision shows it."""
-    usage = attempt.usage
-    source: Literal["usage", "estimate"] | None = None
-    if attempt.booked and attempt.cost is not None:
-        source = "usage" if attempt.usage_is_reported else "estimate"
-    return Attempt(
-        model=name,
-        outcome=attempt.outcome,
-        ttft=attempt.ttft,
-        waited=None if attempt.begun_at is None else attempt.begun_at - attempt.started_at,
-        outstanding=round(attempt.beside) if attempt.booked else attempt.ticket.ahead,
-        duration=None if attempt.ended_at is None else attempt.ended_at - attempt.started_at,
-        cost=attempt.cost if attempt.booked else None,
-        cost_source=source,
-        error=attempt.error,
-        prompt_tokens=usage.prompt_tokens if usage else None,
-        completion_tokens=usage.completion_tokens if usage else None,
-        cached_tokens=usage.cached_tokens if usage else None,
-        hedge=attempt.hedge,
-    )
 
 
 async def close_source(attempt: LiveAttempt) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from router.adapter import Adapter, AdapterSettings
-    from router.config import Budget
+    from router.allowances import Budget
     from router.ledger.keeper import Keeper
     from router.models import Model
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from router.config import Policy
 from router.learning.lognormal import quantile, sum_quantile, z_of
+from router.policy import Policy
 
 __all__ = [
     "RELAXED",

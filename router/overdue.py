@@ -41,6 +41,8 @@ HURRIED, IN_TIME = 0.97, 0.95
 SURELY = 0.999
 #: The share of the time left that it is given then, at least.
 LAST_QUARTER = 0.75
+#: The share of the time left that is kept in hand: answers come in the very last moment otherwise.
+IN_HAND = 0.03
 #: Sums of seconds are not exact.
 ROUNDING = 1e-3
 
@@ -88,10 +90,17 @@ def last_call(routing: Routing, candidate: int, left: float) -> float:
         after = max(left / 2.0, least)
         if measured:  # it is left only if that it answers at all is out of the question
             after = max(LAST_QUARTER * left, _within(found, SURELY, stream=stream))
-    hurried = max(left - _following(routing, candidate, LATE), least)
-    if left - hurried >= _following(routing, candidate, EVEN):  # else the next one would only be late, too
+    even = left - _following(routing, candidate, EVEN)
+    hurried = (1.0 - IN_HAND) * left - _following(routing, candidate, LATE)
+    if unknown or least <= even:
+        # Else whoever waits that long for it has nobody to ask any more. One of whom nothing is known has its
+        # time, too: to give it up as soon as it was asked would only be to ask twice.
+        hurried = max(hurried, least or min(even, left / 2.0))
+    if hurried <= 0.0:
+        hurried = even
+    if 0.0 < hurried <= even:  # else the next one would only be late, too
         after = min(after, hurried)
-    return after if after < left else math.inf
+    return after if 0.0 < after < left else math.inf
 
 
 def last_wait(routing: Routing, candidate: int, left: float) -> float:

@@ -1,4 +1,4 @@
-"""Money for an attempt: set aside before it is sent, waited for where it may come back.
+"""Money for an attempt: set aside before it is sent, waited for where it may come back, settled afterwards.
 
 What budgets lack because it is set aside for requests under way mostly comes back: answers are shorter than
 they may be. So a request waits for it, in order of arrival (`router.ledger.line`), and is refused only when
@@ -13,8 +13,9 @@ from decimal import Decimal
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from router.booking import reserved_cost
+from router.booking import feared_cost, reserved_cost
 from router.errors import ModelError
+from router.failures import may_be_billed
 
 if TYPE_CHECKING:
     from router.core import Core
@@ -22,7 +23,16 @@ if TYPE_CHECKING:
     from router.live import LiveAttempt
     from router.routing import Routing
 
-__all__ = ["BudgetRefusedError", "affords_now", "patience_for_money", "pay", "refuse", "to_set_aside"]
+__all__ = [
+    "BudgetRefusedError",
+    "affords_now",
+    "patience_for_money",
+    "pay",
+    "refuse",
+    "settle",
+    "settle_later",
+    "to_set_aside",
+]
 
 #: How many times as long as an answer is predicted to take must be left of a deadline when a wait is over ...
 HEADROOM = 1.25
@@ -30,7 +40,8 @@ HEADROOM = 1.25
 MOST_KEPT = 0.5
 #: Set aside where the price is unknown: so that nothing is sent on a budget that is spent.
 LEAST = Decimal("1e-18")
-#: Candidates that are looked at for one that must still be in time if the wait is in vain.
+#: Other candidates that a waiting request looks at: for one that is better by now, or one that must still be
+#: in time if the wait is in vain.
 MOST_COMPARED = 8
 
 
@@ -95,3 +106,42 @@ async def pay(core: Core, routing: Routing, attempt: LiveAttempt, *, patience: f
 def refuse(routing: Routing, attempt: LiveAttempt, refusal: Refusal) -> None:
     """Notes why an attempt was not made."""
     attempt.error = BudgetRefusedError(refusal, model=routing.fleet.names[attempt.place])
+
+
+async def settle(core: Core, routing: Routing, attempt: LiveAttempt) -> None:
+    """Replaces the money set aside for an attempt by what it really spent; committed when this returns."""
+    usd = _spent(routing, attempt)
+    if usd is not None:
+        await core.ledger.asettle(routing.key(attempt.number), usd)
+
+
+def settle_later(core: Core, routing: Routing, attempt: LiveAttempt) -> None:
+    """As `settle`, without waiting until it is committed."""
+    usd = _spent(routing, attempt)
+    if usd is not None:
+        core.ledger.settle(routing.key(attempt.number), usd)
+
+
+def _spent(routing: Routing, attempt: LiveAttempt) -> Decimal | None:
+    """What an attempt spent, or may have spent; None if no money is set aside for it. Told once.
+
+    Of an answer that was called off or lost, nobody learns what its host bills. The decision tells what is
+    likely; budgets, which must hold, are charged what is to be feared.
+    """
+    reserved, attempt.reserved = attempt.reserved, None
+    if reserved is None or attempt.cost is None:
+        return reserved
+    if attempt.begun_at is None or attempt.ended_at is None or not _is_in_doubt(attempt):
+        return attempt.cost
+    profile, found = routing.fleet.profiles[attempt.place], routing.estimate(attempt.place)
+    worked, choices = attempt.ended_at - attempt.begun_at, routing.features.choices
+    return max(attempt.cost, feared_cost(profile, found, reserved, worked, choices=choices))
+
+
+def _is_in_doubt(attempt: LiveAttempt) -> bool:
+    """Whether neither the usage nor any text was seen of an answer that may have been written."""
+    if attempt.usage_is_reported or attempt.characters:
+        return False
+    if attempt.outcome == "failed":
+        return attempt.error is not None and may_be_billed(attempt.error)
+    return attempt.outcome == "cancelled"

@@ -13,6 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from router.calling import call_model
 from router.driver import Run
 from router.errors import RouterError
 from router.live import book, close_source
@@ -87,13 +88,12 @@ class Continuation(Run):
         self._told = told
         before.continued = self
 
-    def _stream(self, adapter: Adapter, call: Call) -> AsyncGenerator[ChatCompletionChunk, None]:
-        return _rest(adapter.stream(replace(call, prefix=self._text)), self._told.first)
+    async def _call(self, attempt: LiveAttempt) -> float:
+        """As any run does, but that the model goes on with the text; there may be nothing to add."""
+        return await call_model(self.core, self.routing, attempt, begun=self._begun, opened=self._opened)
 
-    def _is_silence(self, attempt: LiveAttempt) -> bool:
-        """Never: there may be nothing to add."""
-        del attempt
-        return False
+    def _opened(self, adapter: Adapter, call: Call) -> AsyncGenerator[ChatCompletionChunk, None]:
+        return _rest(adapter.stream(replace(call, prefix=self._text)), self._told.first)
 
     def write_down(self, text: str) -> None:
         """The whole request is over with its last part."""

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from router.config import Policy, RoutingOptions
 from router.decision import Attempt, Decision, Features
 from router.fleet import Fleet
 from router.objective import Estimate, Rules
+from router.options import RoutingOptions
+from router.policy import Policy
 from router.prefixes import Prompt
 from router.ranked import Ranked
 from router.request import ChatRequest

@@ -90,18 +90,7 @@ def situation_of(
     now, flows = core.now(), core.traffic.flows
     core.fade(fleet, now)
     told = _Told(fleet, now)
-    silent: dict[int, str] = {}
-    for name in tuple(flows):
-        flow, busy = flows.get(name), fleet.place.get(name)
-        if flow is not None and busy is not None:
-            company = max(flow.count - core.limiters.waiting(name), 0)
-            told.slowdowns[busy] = fleet.learned.slowdown(busy, company)
-            if not fleet.profiles[busy].local:  # an engine knows its own queue
-                excess = core.pressure.excess(name, company, deadline, now)
-                if excess:
-                    told.full[busy] = excess
-            if is_silent(fleet, busy, flow, now):
-                silent[busy] = f"health: silent, {flow.unanswered} calls unanswered"
+    silent = _look_at_flows(core, fleet, deadline, now, told)
     for place in fleet.asked:
         adapter = fleet.loaded_adapter(place)
         said = adapter.load() if adapter is not None else None
@@ -109,7 +98,7 @@ def situation_of(
         if said is not None and not said.resident:
             core.emptied(fleet, place)
     limits = _limits(core, fleet, features, now, told)
-    _turn_away(core, fleet, limits, deadline, told)
+    _turn_away(core, fleet, features, limits, deadline=deadline, told=told)
     shut = core.health.shut(now)
     return Situation(
         at=now,
@@ -125,6 +114,25 @@ def situation_of(
         full=told.full,
         budget_left=_budget_left(core, fleet, features.task),
     )
+
+
+def _look_at_flows(
+    core: Core, fleet: Fleet, deadline: float | None, now: float, told: _Told
+) -> dict[int, str]:
+    """Takes in what is under way at the models. Returns why some of them are taken for dead."""
+    flows, silent = core.traffic.flows, dict[int, str]()
+    for name in tuple(flows):
+        flow, busy = flows.get(name), fleet.place.get(name)
+        if flow is not None and busy is not None:
+            company = max(flow.count - core.limiters.waiting(name), 0)
+            told.slowdowns[busy] = fleet.learned.slowdown(busy, company)
+            if not fleet.profiles[busy].local:  # an engine knows its own queue
+                excess = core.pressure.excess(name, company, deadline, now)
+                if excess:
+                    told.full[busy] = excess
+            if is_silent(fleet, busy, flow, now):
+                silent[busy] = f"health: silent, {flow.unanswered} calls unanswered"
+    return silent
 
 
 def _left_of_load(load: float, gone: float) -> float:
@@ -174,13 +182,27 @@ def _limits(core: Core, fleet: Fleet, features: Features, now: float, told: _Tol
     return limits
 
 
+def _sure_wait(core: Core, name: str, features: Features) -> float:
+    """Seconds that a model's limits per minute keep a request waiting, however long answers take."""
+    limiter = core.limiters.get(name, features.task)
+    return 0.0 if limiter is None else limiter.wait(features.prompt_tokens, core.now(), told=False)
+
+
 def _turn_away(
-    core: Core, fleet: Fleet, limits: Mapping[int, float], deadline: float | None, told: _Told
+    core: Core,
+    fleet: Fleet,
+    features: Features,
+    limits: Mapping[int, float],
+    *,
+    deadline: float | None,
+    told: _Told,
 ) -> None:
     """Notes the models whose limits let a request go too late, if at all."""
     for place, wait in limits.items():
         if deadline is None:
             latest, within = core.config.recovery.attempt_timeout, math.inf
+            if wait > latest and not is_proven(fleet, place):
+                wait = _sure_wait(core, fleet.names[place], features)  # noqa: PLW2901 - the same wait, less a guess
         elif is_proven(fleet, place):
             latest, within = deadline - HEADROOM * fleet.learned.service[place], deadline
         else:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import cast
 
 from router.bounds import check_bounds, listed
-from router.config import RoutingOptions
 from router.discreet import discreet_refusal
 from router.errors import ConfigurationError, InvalidRequestError, nearest, shown
 from router.extras import CREDENTIALS, check_extra_body, checked_headers, checked_query
 from router.fields import CHECKS, TRANSPORT_FIELDS
+from router.options import RoutingOptions
 from router.request import ChatRequest, JSONObject
 
 __all__ = ["ParsedRequest", "parse_request"]

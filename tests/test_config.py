@@ -27,9 +27,9 @@ from router import (
     RouterConfig,
     RoutingOptions,
 )
-from router.config import MOST_TOML_BYTES
 from router.declared import Declared
 from router.testing import ScriptedModel
+from router.toml import MOST_TOML_BYTES
 
 SECRET = "sk-planted-7f3a9c"
 #: As an app without a type checker builds them: from text, lists and whatever comes.

@@ -130,6 +130,14 @@ class TestBlackHole:
         assert p99(fared) <= 5.1
         assert sum(one.seconds > 0.2 for one in fared) <= 8
 
+    @pytest.mark.parametrize("rate", [20, 60])
+    def test_no_deadline_is_missed_for_one_that_was_well(self, manual_clock: ManualClock, rate: int) -> None:
+        well = [scripted(name, GOOD, usd=usd) for name, usd in (("b", 2), ("c", 3))]
+        silent = timed("a", lambda: HOLE if manual_clock.now() - start > 5.0 else GOOD, usd=1)
+        start = manual_clock.now()
+        fared = play(manual_clock, silent, *well, rate=rate, requests=20 * rate, timeout=1.0)
+        assert nothing_lost(fared)
+
     def test_whoever_was_caught_by_it_does_not_wait_for_the_fixed_timeout(
         self, manual_clock: ManualClock
     ) -> None:
@@ -162,6 +170,20 @@ class TestBlackHole:
             asked = [request.model for request in server.requests]
         assert asked.count("hole") <= 100 - 8
         assert asked.count("well") == 100
+
+
+class TestNobodyIsKnown:
+    """Before anything was measured, a deadline is compared with guesses."""
+
+    @pytest.mark.parametrize("stream", [True, False])
+    @pytest.mark.parametrize("deadline", [1.0, 1.5, 2.0, 2.5, 3.0])
+    async def test_a_short_deadline_leaves_nobody_at_once(self, deadline: float, stream: bool) -> None:
+        with LoopbackServer("Hello!") as server:
+            async with router_of(*(hosted(name, server) for name in ("a", "b", "c"))) as router:
+                answer = await router.chat.completions.create(
+                    messages=HELLO, stream=stream, max_tokens=20, timeout=deadline
+                )
+                assert [attempt.model for attempt in answer.routing.attempts] == ["a"]
 
 
 class TestDead:
@@ -264,6 +286,16 @@ class TestNoise:
         fared = play(manual_clock, only, rate=20, requests=600)
         # Three attempts, as SDKs make, lose eight in a thousand.
         assert sum(one.error is not None for one in fared) <= 2
+
+    def test_a_host_that_says_that_it_is_full_at_random_loses_no_more_than_by_an_sdk(
+        self, manual_clock: ManualClock
+    ) -> None:
+        chance = random.Random(4)
+        full = ModelHTTPError("HTTP 503", model="?", status_code=503, retry_after=1.0)
+        only = scripted("only", *[full if chance.random() < 1 / 3 else GOOD for _ in range(3000)])
+        fared = play(manual_clock, only, rate=40, requests=1000)
+        # Three attempts lose 37 in a thousand.
+        assert sum(one.error is not None for one in fared) <= 37
 
     def test_the_only_model_goes_on_though_it_is_full_now_and_then(self, manual_clock: ManualClock) -> None:
         full = ModelHTTPError("HTTP 503", model="?", status_code=503, retry_after=0.2)

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from router import RateLimit
 from router.limits import WINDOW, Ask, Limiter, Limits, Queues, Seat
-from router.limits import limiter as limiter_module
+from router.limits import line as line_module
 from router.limits.belief import LEAST, PACED, RECOVERY, SUSPICION, Belief
 from router.limits.learned import FORGET, STEP, Learned
 from router.limits.window import GRAIN
@@ -191,6 +191,17 @@ class TestPlaces:
 
 
 class TestForecast:
+    @staticmethod
+    def comes_true(limiter: Limiter, tokens: int, now: float) -> bool:
+        """Whether the last who came has its turn when that was told, to a second."""
+        told = limiter.wait(tokens, now)
+        last = limiter.join(tokens, now, WORK)
+        began = now
+        while not last.granted:
+            limiter.claim(last, now, nobody)
+            now += 0.25
+        return now - began == pytest.approx(told, abs=1.0)
+
     def test_those_who_wait_are_part_of_it(self) -> None:
         limiter = limiter_of(places=2)
         for _ in range(10):
@@ -212,13 +223,7 @@ class TestForecast:
             assert admitted(limiter, now - 50.0 + 5.0 * place)
         for _ in range(waiting):
             limiter.join(1, now, WORK)
-        told = limiter.wait(1, now)
-        last = limiter.join(1, now, WORK)
-        began = now
-        while not last.granted:
-            limiter.claim(last, now, nobody)
-            now += 0.25
-        assert now - began == pytest.approx(told, abs=1.0)
+        assert self.comes_true(limiter, 1, now)
 
     @given(fit=st.integers(1, 6), before=st.integers(0, 6), waiting=st.integers(0, 20))
     def test_the_wait_for_tokens_is_the_one_that_comes_true_where_requests_are_alike(
@@ -229,13 +234,7 @@ class TestForecast:
             assert admitted(limiter, now - 50.0 + 5.0 * place, 10)
         for _ in range(waiting):
             limiter.join(10, now, WORK)
-        told = limiter.wait(10, now)
-        last = limiter.join(10, now, WORK)
-        began = now
-        while not last.granted:
-            limiter.claim(last, now, nobody)
-            now += 0.25
-        assert now - began == pytest.approx(told, abs=1.0)
+        assert self.comes_true(limiter, 10, now)
 
 
 class TestQueue:
@@ -250,7 +249,7 @@ class TestQueue:
         assert small.granted
 
     def test_one_too_many_is_turned_away_and_takes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(limiter_module, "MOST_WAITING", 2)
+        monkeypatch.setattr(line_module, "MOST_WAITING", 2)
         limiter = limiter_of(places=1)
         seats = [limiter.join(1, 0.0, WORK) for _ in range(4)]
         assert [seat.over for seat in seats] == [False, False, False, True]
@@ -490,6 +489,27 @@ class TestLearned:
             learned.answered()
         assert learned.most(1.0) is None
 
+    def test_one_that_refuses_again_after_its_pause_is_full_and_needs_no_longer_pause(self) -> None:
+        limiter = limiter_of()
+        first = [limiter.join(1, 0.0, WORK) for _ in range(5)]
+        limiter.crowded(0.0, None, 0.1, crowded=False)
+        assert limiter.wait(1, 0.1) > 0.0, "whoever refuses for no known reason is given a pause"
+        for seat in first:
+            limiter.answered()
+            limiter.leave(seat, 1.0, sent=True)
+        second = [limiter.join(1, 5.0, WORK) for _ in range(3)]
+        limiter.crowded(5.0, None, 5.1, crowded=False)
+        limiter.leave(second[0], 5.1, sent=True)
+        assert not admitted(limiter, 5.2), "two at once are its limit"
+        limiter.leave(second[1], 5.2, sent=True)
+        assert admitted(limiter, 5.2)
+
+    def test_what_was_sent_before_its_pause_tells_nothing_new(self) -> None:
+        learned = Learned()
+        learned.refused(8, 1.0, crowded=False)
+        assert not learned.refuses_again(0.9)
+        assert learned.refuses_again(1.1)
+
 
 class Slow:
     """A store whose answers come when the test wants, and that others take from, too."""
@@ -503,6 +523,9 @@ class Slow:
 
     def correct(self, model: str, tokens: int, *, age: float) -> None:
         """Counts no tokens."""
+
+    def delayed(self, model: str, tokens: int, *, age: float) -> None:
+        """Counts no minutes."""
 
     def give(self, model: str, *, unsent: int | None, age: float) -> None:
         self.free += 1

@@ -124,6 +124,24 @@ class TestStreams:
 
         assert run_on(manual_clock, ask) == "word " * 60
 
+    def test_a_reader_that_takes_its_time_teaches_no_long_pauses(self, manual_clock: ManualClock) -> None:
+        async def ask() -> float:
+            quick = Step(text="word " * 60, per_token=0.02)
+            stalls = Step(text="word " * 10, per_token=0.02, stalls_after=5)
+            model = scripted("m", quick, quick, stalls)
+            async with router_of(model, clock=manual_clock) as router:
+                for pause in (0.0, 20.01):  # the next chunk is always there some ms after it is asked for
+                    stream = await router.chat.completions.create(messages=HELLO, stream=True)
+                    async for _ in stream:
+                        await asyncio.sleep(pause)
+                began = manual_clock.now()
+                stream = await router.chat.completions.create(messages=HELLO, stream=True)
+                with pytest.raises(StreamInterruptedError):
+                    [chunk async for chunk in stream]
+                return manual_clock.now() - began
+
+        assert run_on(manual_clock, ask) < 2 * LEAST
+
     def test_a_slow_first_token_is_no_stall(self, manual_clock: ManualClock) -> None:
         async def ask() -> str:
             quick, late = (Step(text="word " * 60, per_token=0.02, ttft=ttft) for ttft in (0.0, 25.0))

@@ -581,6 +581,25 @@ ENDINGS = {
         threading.Thread(target=ask, daemon=True).start()
         server.wait_until(lambda s: s.in_flight == 1)
     """,
+    "daemon threads that wait for answers": """
+        server = LoopbackServer(
+            Reply(text="word " * 999, per_token=0.02), models={"mute": Reply(fault="hang")}
+        ).__enter__()
+        models = [
+            HostedModel(name, base_url=server.base_url, price=Price(input=1, output=1))
+            for name in ("m", "mute")
+        ]
+        router = Router(models=models)
+        def read():
+            while True:
+                for chunk in router.chat.completions.create(model="m", messages=HELLO, stream=True):
+                    pass
+        def ask():
+            router.chat.completions.create(model="mute", messages=HELLO)
+        for work in (read, ask):
+            threading.Thread(target=work, daemon=True).start()
+        server.wait_until(lambda s: s.in_flight == 2)
+    """,
     "an exception": """
         router = Router(models=[ScriptedModel("m")])
         stream = router.chat.completions.create(messages=HELLO, stream=True)

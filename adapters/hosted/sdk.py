@@ -19,12 +19,15 @@ from adapters.hosted.dialect import Outgoing, check_sendable
 from adapters.hosted.failures import error_in_answer, http_error, shortened
 from adapters.hosted.guard import EVENT_STREAM, Guard
 from router.errors import ModelConnectionError, ModelError, ModelProtocolError, ModelTimeoutError
+from router.failures import UNSENT
 
 __all__ = ["Client", "tls"]
 
 _CONNECT_SECONDS = 10.0
 _POOL = httpx2.Limits(max_connections=1024, max_keepalive_connections=256, keepalive_expiry=30.0)
 _PATH = "/chat/completions"
+#: Failures before there was a connection.
+_NOT_CONNECTED = (httpx2.ConnectError, httpx2.ProxyError)
 _HEADERS: dict[str, str | openai.Omit] = {
     "Accept": "application/json",
     "Content-Type": "application/json",
@@ -150,15 +153,20 @@ class Client:
         if isinstance(error, openai.APIError):
             return error_in_answer(error.body or error.message, model=self._name)
         if self._http.is_closed:
-            return ModelConnectionError("the adapter was closed", model=self._name)
+            return ModelConnectionError("the adapter was closed", model=self._name, code=UNSENT)
         return ModelProtocolError(
             f"the answer cannot be read ({type(error).__name__}: {shortened(str(error))})", model=self._name
         )
 
     def _broken(self, error: openai.APIConnectionError) -> ModelError:
         if isinstance(error.__cause__, httpx2.LocalProtocolError | httpx2.UnsupportedProtocol):
-            return ModelProtocolError(f"the request cannot be sent ({_cause(error)})", model=self._name)
-        return ModelConnectionError(f"no connection, or it broke ({_cause(error)})", model=self._name)
+            return ModelProtocolError(
+                f"the request cannot be sent ({_cause(error)})", model=self._name, code=UNSENT
+            )
+        code = UNSENT if isinstance(error.__cause__, _NOT_CONNECTED) else None
+        return ModelConnectionError(
+            f"no connection, or it broke ({_cause(error)})", model=self._name, code=code
+        )
 
 
 def _options(out: Outgoing, headers: dict[str, str]) -> openai.RequestOptions:

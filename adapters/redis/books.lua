@@ -254,7 +254,14 @@ end
 -- must not outlast what it is taken from; what is added may.
 local function correct(model, requests, tokens, at)
   local key, found = sent_to(model), nil
-  local start = math.floor(at) + ((requests > 0 or tokens > 0) and 1 or 0)
+  if requests > 0 then  -- it is sent only now
+    local which = math.min(math.floor(at), second)
+    redis.call('HINCRBY', key, string.format('r%.0f', which), requests)
+    redis.call('HINCRBY', key, string.format('t%.0f', which), tokens)
+    redis.call('EXPIRE', key, FORGET)
+    return
+  end
+  local start = math.floor(at) + (tokens > 0 and 1 or 0)
   for which = math.min(start, second), math.max(start - MINUTE, second - MINUTE), -1 do
     if redis.call('HEXISTS', key, string.format('r%.0f', which)) == 1 then
       found = which

@@ -38,7 +38,7 @@ from router.ledger.operations import Answer, Change, Give, Reserve, Settle, Take
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
-    from router.config import Budget
+    from router.allowances import Budget
     from router.ledger.books import Snapshot
     from router.ledger.entries import Row
 

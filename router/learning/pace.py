@@ -53,6 +53,9 @@ MOST_TELLING = 3.0
 #: Two answers in a row that are off by so many standard deviations, to the same side, are a jump (by chance:
 #: one pair in ten thousand); it is followed at once, by so much at most.
 JUMP, MOST_JUMP = 2.5, math.log(30.0)
+#: A model that is slower by so much than at its best (a logarithm) is back when two answers in a row are as
+#: much faster as this share of it.
+MUCH_SLOWER, RECOVERED = 0.9, 0.7
 #: Exploring hopes for a speed so many standard deviations better than the mean; a model may well have changed
 #: when it was not asked for so many seconds, and be again as fast as in its best time after so many; that
 #: time counts for an hour.
@@ -234,7 +237,17 @@ class Pace:
     def _has_jumped(self, before: float, now: float) -> bool:
         """Whether the last two answers were both far off, to the same side."""
         limit = JUMP * self.spread()
-        return min(before, now) > limit or max(before, now) < -limit
+        least, most = min(before, now), max(before, now)
+        return least > limit or most < -limit or most < self._recovery()
+
+    def _recovery(self) -> float:
+        """How far below what is expected answers must be to show that a slow spell is over.
+
+        The spell itself made everything uncertain: but twice nearly as fast as the model was at its best is
+        no chance where that is far away.
+        """
+        best = self._fastest - math.log(self.speeds.typical())
+        return RECOVERED * best if best < -MUCH_SLOWER else -math.inf
 
     def _jump(self, by: float) -> None:
         """All speeds change at once by exp(`by`)."""

@@ -21,6 +21,6 @@ from __future__ import annotations
 from router.ledger.ledger import Ledger
 from router.ledger.money import Refusal
 from router.ledger.recent import PastAttempt
-from router.ledger.rows import AttemptRow, CandidateRow, DecisionRow, Exchange
+from router.ledger.records import AttemptRow, CandidateRow, DecisionRow, Exchange
 
 __all__ = ["AttemptRow", "CandidateRow", "DecisionRow", "Exchange", "Ledger", "PastAttempt", "Refusal"]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from router.ledger.money import Account, Refusal, Standing, to_text, to_units, window
 
 if TYPE_CHECKING:
-    from router.config import Budget
+    from router.allowances import Budget
 
 __all__ = ["Books", "Held", "Snapshot"]
 

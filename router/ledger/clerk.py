@@ -25,7 +25,7 @@ from router.ledger.rates import Rates
 from router.ledger.rows import trim
 
 if TYPE_CHECKING:
-    from router.config import Budget
+    from router.allowances import Budget
 
 __all__ = ["Clerk", "Row"]
 

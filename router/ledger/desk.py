@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pydantic import SecretStr
 
-    from router.config import Budget
+    from router.allowances import Budget
     from router.ledger.operations import Operation
     from router.ledger.writer import Writer
 

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from router.ledger.books import Books
 from router.ledger.money import clean, hour_of, to_units
+from router.ledger.records import Exchange, Feedback
 from router.ledger.rows import (
     INSERT_ATTEMPT,
     INSERT_DECISION,
-    Exchange,
-    Feedback,
     attempt_money,
     attempt_rows,
     decision_row,

@@ -13,29 +13,21 @@ from typing import TYPE_CHECKING
 
 from router.ledger.desk import Desk, FarDesk, let_go
 from router.ledger.money import Refusal, clean, to_units, to_usd
-from router.ledger.process import PROCESS
+from router.ledger.openings import Openings
+from router.ledger.records import Exchange, Feedback
 from router.ledger.reports import READ_WAITS, Reports
-from router.ledger.rows import Exchange, Feedback, attempt_money
+from router.ledger.rows import attempt_money
 from router.ledger.sharing import SharedLimits
 from router.ledger.standing import Standings
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
-    from router.config import Budget
+    from router.allowances import Budget
     from router.decision import Decision
-    from router.ledger.operations import Reserve, Settle
+    from router.ledger.operations import Reserve
 
 __all__ = ["Ledger"]
-
-
-class _Opening:
-    """A reservation asked for and not settled yet."""
-
-    __slots__ = ("model", "task", "units")
-
-    def __init__(self, model: str, task: str, units: int) -> None:
-        self.model, self.task, self.units = model, task, units
 
 
 class Ledger(Reports):
@@ -84,8 +76,7 @@ class Ledger(Reports):
         self.limits = SharedLimits(self._till, wall) if far or path is not None else None
         #: How the budgets stand.
         self.standings = Standings(self._till, self._budgets, wall)
-        self._open: dict[str, _Opening] = {}
-        self._generation = self._desk.generation
+        self._openings = Openings()
         # Not at exit: there, all running writers end together. Nor may a collection wait for a thread.
         self._desks = tuple({id(desk): desk for desk in (self._desk, self._till)}.values())
         for desk in self._desks:
@@ -153,7 +144,7 @@ class Ledger(Reports):
 
         def answered(refusal: Refusal | None) -> None:
             if refusal is not None:
-                self._open.pop(key, None)
+                self._openings.refused(key)
             done(refusal)
 
         reserve.done = answered
@@ -171,7 +162,7 @@ class Ledger(Reports):
         Raises:
             ValueError: if the amount cannot be booked (negative, no number).
         """
-        settle = self._settlement(key, usd)
+        settle = self._openings.settle(key, usd)
         if settle is None:
             if done is not None:
                 done(True)
@@ -208,12 +199,12 @@ class Ledger(Reports):
             if timer is not None:
                 timer.cancel()
         if refusal is not None:
-            self._open.pop(key, None)
+            self._openings.refused(key)
         return refusal
 
     async def asettle(self, key: str, usd: Decimal | None) -> bool:
         """`settle`, awaited. If the waiting task is cancelled, it is settled all the same."""
-        settle = self._settlement(key, usd)
+        settle = self._openings.settle(key, usd)
         if settle is None:
             return True
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -275,33 +266,10 @@ class Ledger(Reports):
 
     def _reservation(self, key: str, model: str, task: str | None, usd: Decimal) -> Reserve | None:
         """What to ask the writer for; None if there is nothing to ask."""
-        from router.ledger.operations import Reserve, ignore
-
-        units = to_units(usd)
         if not self.guards(model, task):
+            to_units(usd)  # refuses what cannot be booked, whatever it is for
             return None
-        self._forget_the_parents()
-        if key in self._open:
-            raise ValueError(f"{key!r} has a reservation already")
-        opening = self._open[key] = _Opening(clean(model), clean(task or ""), units)
-        return Reserve(key, opening.model, opening.task, units, ignore) if units else None
-
-    def _settlement(self, key: str, usd: Decimal | None) -> Settle | None:
-        """What to ask the writer for; None if there is nothing to settle."""
-        from router.ledger.operations import Settle, ignore
-
-        units = None if usd is None else to_units(usd)
-        self._forget_the_parents()
-        opening = self._open.pop(key, None)
-        if opening is None or not (opening.units or units):
-            return None
-        return Settle(key, opening.model, opening.task, units, ignore)
-
-    def _forget_the_parents(self) -> None:
-        """After a fork: the parent settles what it reserved."""
-        if self._generation != PROCESS.generation:
-            self._generation = PROCESS.generation
-            self._open = {}
+        return self._openings.reserve(key, model, task, usd)
 
 
 def _left(end: float) -> float | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from router.ledger.money import Account, Refusal, Standing
 
 if TYPE_CHECKING:
-    from router.config import Budget
+    from router.allowances import Budget
     from router.ledger.operations import Reserve
 
 __all__ = ["Line"]

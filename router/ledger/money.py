@@ -13,7 +13,7 @@ from decimal import ROUND_CEILING, Context, Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from router.config import Budget
+    from router.allowances import Budget
 
 __all__ = [
     "SCALE",

@@ -46,11 +46,7 @@ class Rates:
         taken = sum(ask.tokens[:granted])
         if granted:
             for model, _ in everything:
-                self._connection.execute(
-                    "INSERT INTO sent VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
-                    "SET requests = requests + excluded.requests, tokens = tokens + excluded.tokens",
-                    (clean(model), math.floor(at), self._owner, granted, taken),
-                )
+                self._count(clean(model), at, granted, taken)
                 self._run(clean(model), granted)
         if granted == len(ask.tokens):
             return granted, 0.0
@@ -92,6 +88,9 @@ class Rates:
     def correct(self, model: str, requests: int, tokens: int, at: float) -> None:
         """Changes what was counted at a time."""
         model = clean(model)
+        if requests > 0:
+            self._count(model, at, requests, tokens)
+            return
         self._connection.execute(
             "UPDATE sent SET requests = requests + ?, tokens = tokens + ? WHERE model = ? AND owner = ? "
             "AND second = (SELECT max(second) FROM sent WHERE model = ? AND owner = ? AND second <= ?)",
@@ -101,6 +100,13 @@ class Rates:
     def give(self, model: str, requests: int) -> None:
         """So many requests are over."""
         self._run(clean(model), -requests)
+
+    def _count(self, model: str, at: float, requests: int, tokens: int) -> None:
+        self._connection.execute(
+            "INSERT INTO sent VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
+            "SET requests = requests + excluded.requests, tokens = tokens + excluded.tokens",
+            (model, math.floor(at), self._owner, requests, tokens),
+        )
 
     def _run(self, model: str, more: int) -> None:
         before = self._running.get(model, 0)

@@ -10,7 +10,8 @@ from typing import Any, Literal, TypeAlias
 
 from router.ledger.books import SETTLED
 from router.ledger.money import hour_of, to_units, to_usd
-from router.ledger.rows import AttemptRow, CandidateRow, DecisionRow, Exchange, to_decimal
+from router.ledger.records import AttemptRow, CandidateRow, DecisionRow, Exchange
+from router.ledger.rows import to_decimal
 
 __all__ = ["PAGE", "GroupBy", "Total", "newest", "page", "spent", "totals"]
 

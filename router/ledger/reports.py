@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from router.ledger.desk import Desk
 from router.ledger.process import PROCESS
-from router.ledger.rows import DecisionRow
+from router.ledger.records import DecisionRow
 
 if TYPE_CHECKING:
     import sqlite3

@@ -42,6 +42,11 @@ class SharedLimits:
         """As `LimitStore.correct`."""
         self._change(model, age, tokens=tokens)
 
+    def delayed(self, model: str, tokens: int, *, age: float) -> None:
+        """As `LimitStore.delayed`."""
+        self._change(model, age, requests=-1, tokens=-tokens)
+        self._change(model, 0.0, requests=1, tokens=tokens)
+
     def give(self, model: str, *, unsent: int | None, age: float) -> None:
         """As `LimitStore.give`."""
         if unsent is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from router.ledger.money import SCALE, Account, Standing, hour_of, to_usd, window
 
 if TYPE_CHECKING:
-    from router.config import Budget
+    from router.allowances import Budget
     from router.ledger.desk import Desk
 
 __all__ = ["Standings"]

@@ -21,7 +21,7 @@ from router.ledger.money import Refusal
 from router.ledger.operations import Answer, Change, Reserve, Settle, Withdraw
 
 if TYPE_CHECKING:
-    from router.config import Budget
+    from router.allowances import Budget
     from router.ledger.keeper import Keeper
 
 __all__ = ["Answered", "Teller"]

@@ -24,7 +24,7 @@ from router.ledger.process import PROCESS
 from router.ledger.teller import Answered, Teller
 
 if TYPE_CHECKING:
-    from router.config import Budget
+    from router.allowances import Budget
     from router.ledger.keeper import Keeper
 
 __all__ = ["Writer"]

@@ -7,9 +7,10 @@ import math
 from router.limits.belief import WIDER, Belief
 from router.limits.forecast import places_wait, requests_wait, tokens_wait
 from router.limits.learned import Learned
+from router.limits.pace import Pace
 from router.limits.seats import Seat
 from router.limits.store import Limits
-from router.limits.window import GRAIN, MINUTE, Window
+from router.limits.window import MINUTE, Window
 
 __all__ = ["Counts"]
 
@@ -24,6 +25,7 @@ class Counts:
         queued_tokens: Their tokens.
         belief: What share of the limits the backend is believed to grant, and whether it is left alone.
         learned: The limit of requests at once that it was seen to have, where it declares none.
+        pace: How long requests keep their places, beside what was predicted.
         running: Requests that have their turn and are not over.
     """
 
@@ -34,6 +36,7 @@ class Counts:
         self.queued_tokens = 0
         self.belief = Belief()
         self.learned = Learned()
+        self.pace = Pace()
         self.running = 0
         self._window = Window()
         self._even_at = -math.inf  # when the next one may go if they are to be spread evenly
@@ -110,7 +113,7 @@ class Counts:
     def begun(self, seat: Seat, now: float) -> None:
         """A request goes out only now: it counts for the minute from now on."""
         grain = seat.grains.get(self)
-        if grain is not None and now - seat.sent_at > GRAIN:
+        if grain is not None:
             self._window.take_back(grain, seat.tokens)
             seat.grains[self] = self._window.add(seat.tokens, now)
 

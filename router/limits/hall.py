@@ -18,7 +18,7 @@ from router.limits.seats import Seat
 from router.limits.store import Ask, Limits
 
 if TYPE_CHECKING:
-    from router.limits.limiter import Limiter
+    from router.limits.line import Line
 
 __all__ = ["Hall"]
 
@@ -39,10 +39,10 @@ class Hall:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.waiting: dict[Limiter, None] = {}
+        self.waiting: dict[Line, None] = {}
         self.number = 0
 
-    def pump(self, now: float) -> tuple[list[Seat], list[tuple[Limiter, Ask]]]:
+    def pump(self, now: float) -> tuple[list[Seat], list[tuple[Line, Ask]]]:
         """Lets go who may go. Returns who is to be woken, and what lines ask their store."""
         lines = [line for line in self.waiting if not line.is_asking]
         for line in lines:
@@ -51,7 +51,7 @@ class Hall:
         heapq.heapify(heads)
         woken: list[Seat] = []
         room = _Room(now)
-        taken: dict[Limiter, list[Seat]] = {}
+        taken: dict[Line, list[Seat]] = {}
         while heads:
             _, place = heads[0]
             line = lines[place]
@@ -84,7 +84,7 @@ class _Room:
         self._allowed: dict[Counts, Limits] = {}
         self._kept: dict[Counts, tuple[int, int]] = {}
 
-    def free_at(self, line: Limiter) -> float:
+    def free_at(self, line: Line) -> float:
         """When the first of a line may go: now, later, or infinite."""
         return max(line.paused_until, *(self._at(gate, line.head) for gate in line.gates))
 
@@ -94,7 +94,7 @@ class _Room:
             allowed = self._allowed[gate] = gate.allowed(self._now)
         return gate.free_at(seat.tokens, allowed, self._now, self._kept.get(gate, (0, 0)))
 
-    def keep(self, line: Limiter, at: float) -> None:
+    def keep(self, line: Line, at: float) -> None:
         """The first of a line does not go before a time."""
         soon = at == math.inf or at - self._now <= KEPT_FOR
         for gate in line.gates:

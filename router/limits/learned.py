@@ -54,6 +54,13 @@ class Learned:
         least = min(self.places, self.ramp)
         return None if least == math.inf else max(int(least), 1)
 
+    def refuses_again(self, sent_at: float) -> bool:
+        """Whether a refusal of a request sent at a time is one after a pause: there was no need of that.
+
+        What was sent before the last refusal tells nothing new.
+        """
+        return self.ramp < math.inf and sent_at > self.refused_at
+
     def refused(self, beside: int, now: float, *, crowded: bool) -> None:
         """It refused a request.
 

@@ -1,45 +1,26 @@
-"""What one model may take, and the queue of those who wait for their turn.
+"""What one model may take: its line, how long the wait in it is, and what the backend says of its limits.
 
-State under a lock, the clock passed in. Nobody polls: whoever makes room (a request that ends, one that was
-not sent, an answer that was shorter than feared) lets the first in the queue go and wakes only those, and the
-first who cannot go yet knows when to look again.
+State under a lock, the clock passed in.
 """
 
 from __future__ import annotations
 
 import math
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import ClassVar
+from collections.abc import Sequence
 
 from router.limits.counts import Counts
 from router.limits.hall import Hall
+from router.limits.line import MOST_WAITING, Line
 from router.limits.seats import Seat, State
-from router.limits.store import Ask, Limits, LimitStore
+from router.limits.store import NO_LIMITS, Limits, LimitStore
+from router.limits.window import GRAIN
 from router.profile import Profile
 
 __all__ = ["MOST_WAITING", "Limiter"]
 
-#: Requests that may wait for one model; one more is turned away.
-MOST_WAITING = 10_000
-#: Seconds of work that a request is taken for at most: nothing infinite enters the sums.
-MOST_WORK = 1e9
-#: Requests that ask the store together.
-MOST_ASKED = 64
-NO_LIMITS = Limits(None, None, None)
 
-
-class Limiter:
-    """What one model may take in a minute and at once, and a queue in order of arrival.
-
-    Attributes:
-        gates: The limits that hold: the model's own first, then those of the task and of the router.
-        paused_until: Before that the store need not be asked.
-    """
-
-    MOST_ASKED: ClassVar[int] = MOST_ASKED
+class Limiter(Line):
+    """What one model may take in a minute and at once, and a queue in order of arrival."""
 
     def __init__(
         self,
@@ -60,21 +41,9 @@ class Limiter:
             gates: The model's own limits, counted together with other lines, and all others that hold; empty:
                 the model's alone.
         """
-        self._store = store
-        self._hall = Hall() if hall is None else hall
         self._counts = gates[0] if gates else Counts(limits, model)
-        self.gates = tuple(gates) if gates else (self._counts,)
-        self._shared = tuple(gate for gate in self.gates if gate.limits != NO_LIMITS)
-        self.asks = store is not None and bool(self._shared)
-        self.paused_until = -math.inf
-        self._queue: OrderedDict[int, Seat] = OrderedDict()
-        self._work = 0.0  # of all that wait or run
-        self._running = 0
         self._strangers = 0
-        self._asking: list[Seat] = []
-        self._asked = 0  # of these, those that have not left meanwhile
-        self._pause: float | None = None  # seconds for which the store has nothing, since nobody knows when
-        self._told: tuple[int, float] = (-1, math.inf)  # the first in the queue, and when it will look again
+        super().__init__(gates or (self._counts,), store, Hall() if hall is None else hall)
 
     @classmethod
     def of(cls, profile: Profile, model: str = "", store: LimitStore | None = None) -> Limiter | None:
@@ -86,6 +55,11 @@ class Limiter:
     def is_idle(self) -> bool:
         """Whether nothing is declared, and nothing that was learned holds: it is of no use then."""
         return not self._shared and not self._queue and self._counts.learned.is_nothing
+
+    @property
+    def running(self) -> int:
+        """How many requests have their turn and are not over."""
+        return self._counts.running - self._asked
 
     def count_strangers(self, requests: int) -> None:
         """So many requests are under way that never asked for a turn: each is to leave by `stranger_left`."""
@@ -104,31 +78,34 @@ class Limiter:
         self._tell(woken, asks, None, now)
 
     def begun(self, seat: Seat, now: float) -> None:
-        """A request is sent only now, later than it was let go."""
+        """A request is sent only now, perhaps later than it was let go: its minute begins now."""
+        late = now - seat.sent_at
+        if late <= GRAIN:
+            return
         with self._hall.lock:
-            self._counts.begun(seat, now)
+            if seat.state is not State.GRANTED:
+                return
+            for gate in self.gates:
+                gate.begun(seat, now)
+            seat.sent_at = now
+        if self._store is not None:
+            for gate in self._shared:
+                self._store.delayed(gate.name, seat.tokens, age=late)
 
     def answered(self) -> None:
         """The backend answered a request."""
         self._counts.learned.answered()
 
-    @property
-    def waiting(self) -> int:
-        """How many requests wait for their turn."""
-        return len(self._queue) + self._asked
+    def wait(self, tokens: float, now: float, *, told: bool = True) -> float:
+        """Seconds that one more request of so many tokens would wait, behind all who wait now.
 
-    @property
-    def running(self) -> int:
-        """How many requests have their turn and are not over."""
-        return self._counts.running - self._asked
-
-    def wait(self, tokens: float, now: float) -> float:
-        """Seconds that one more request of so many tokens would wait, behind all who wait now."""
+        `told`: whether answers tell how long places are kept; else only the minute's limits count.
+        """
         with self._hall.lock:
             tokens = max(math.ceil(tokens), 1)
+            service = self._service() if told else 0.0
             return max(
-                gate.forecast(gate.queued, gate.queued_tokens, tokens, self._service(), now)
-                for gate in self.gates
+                gate.forecast(gate.queued, gate.queued_tokens, tokens, service, now) for gate in self.gates
             )
 
     def left(self, seat: Seat, now: float) -> float:
@@ -140,72 +117,11 @@ class Limiter:
             before = seat.number - self.head.number
             return max(self._left_at(gate, seat, before, now) for gate in self.gates)
 
-    def join(self, tokens: float, now: float, work: float, *, at_once: bool = False) -> Seat:
-        """A request arrives; it has its turn at once, or waits, or is turned away.
-
-        Args:
-            tokens: What it takes of a minute's tokens, at most.
-            now: Seconds.
-            work: Seconds that it is predicted to keep its place.
-            at_once: Whether it is of no use to wait.
-        """
-        with self._hall.lock:
-            seat = Seat(self, self._hall.number, math.ceil(tokens), min(max(0.0, work), MOST_WORK))
-            if len(self._queue) >= MOST_WAITING:
-                seat.state = State.OVER
-                return seat
-            self._hall.number += 1
-            self._queue[seat.number] = seat
-            self._line_up(1, seat.tokens)
-            self._work += seat.work
-            woken, asks = self._hall.pump(now)
-        self._tell(woken, asks, seat, now)
-        if at_once and seat.state is State.WAITING:
-            self.leave(seat, now)
-        return seat
-
-    def claim(self, seat: Seat, now: float, wake: Callable[[], bool]) -> float:
-        """Asks for one's turn. `wake` may be called from any thread, and returns False if it wakes nobody.
-
-        Returns:
-            When to ask again at the latest: infinite if `wake` will be called before that is of use.
-        """
-        with self._hall.lock:
-            seat.wake = wake
-            woken, asks = self._hall.pump(now)
-            first = seat.state is State.WAITING and self.head is seat
-            # While the store is asked for others, nothing can be said: its answer wakes the first.
-            at = self._told[1] if first and not self._asking else math.inf
-        self._tell(woken, asks, seat, now)
-        return at
-
-    def leave(self, seat: Seat, now: float, *, sent: bool = False) -> None:
-        """A request is over, or does not wait any longer. Told twice, it changes nothing.
-
-        `sent`: it went to the backend, and counts in its minute.
-        """
-        with self._hall.lock:
-            if seat.state is State.OVER:
-                return
-            was_granted = self._remove(seat, sent=sent)
-            woken, asks = self._hall.pump(now)
-        if was_granted:
-            self._give(seat, now, sent=sent)
-        self._tell(woken, asks, None, now)
-
-    def settle(self, seat: Seat, tokens: float, now: float) -> None:
-        """A request took so many tokens. Less than it was taken for makes room for others."""
-        with self._hall.lock:
-            more = max(math.ceil(tokens), 1) - seat.tokens if seat.grains else 0
-            for gate in self.gates:
-                gate.correct(seat, more)
-            seat.tokens += more
-            woken, asks = self._hall.pump(now) if more < 0 else ([], [])
-        if more and self._store is not None:
-            for gate in self._shared:
-                if gate.limits.tpm is not None:
-                    self._store.correct(gate.name, more, age=now - seat.sent_at)
-        self._tell(woken, asks, None, now)
+    def _left_at(self, gate: Counts, seat: Seat, before: int, now: float) -> float:
+        """Seconds until one of the limits lets a request go, before which so many came that wait, at most."""
+        ahead = min(before, gate.queued - 1)
+        mean = gate.queued_tokens // gate.queued
+        return gate.forecast(ahead, ahead * mean, seat.tokens, self._service(), now)
 
     def refused(self, seat: Seat, wait: float | None, now: float, *, doubt: bool = True) -> None:
         """The backend refused a request, and asked to wait for so many seconds; None: it did not say.
@@ -229,162 +145,13 @@ class Limiter:
         """
         with self._hall.lock:
             counts = self._counts
+            if wait is None and counts.running > 1 and counts.learned.refuses_again(sent_at):
+                crowded = True  # each pause would be in vain, and the next one longer
             counts.learned.refused(counts.running - 1, now, crowded=crowded)
             if wait is not None or not crowded:
                 counts.belief.refused(sent_at, wait, now)
 
     def after_fork(self) -> None:
         """In a child process: nothing of the parent's is running or waiting here."""
-        self._hall.lock = threading.Lock()
-        self._hall.waiting.clear()
-        for gate in self.gates:
-            gate.running = gate.queued = gate.queued_tokens = 0
-        self._running, self._work, self._strangers = 0, 0.0, 0
-        self._queue = OrderedDict()
-        self._asking, self._asked = [], 0
-        self._pause, self._told, self.paused_until = None, (-1, math.inf), -math.inf
-
-    # --- under the lock ---
-
-    def _service(self) -> float:
-        """Predicted seconds that one of those who wait or run keeps its place, on average."""
-        return self._work / max(self._running + len(self._queue), 1)
-
-    def _left_at(self, gate: Counts, seat: Seat, before: int, now: float) -> float:
-        """Seconds until one of the limits lets a request go, before which so many came that wait, at most."""
-        ahead = min(before, gate.queued - 1)
-        mean = gate.queued_tokens // gate.queued
-        return gate.forecast(ahead, ahead * mean, seat.tokens, self._service(), now)
-
-    def _line_up(self, requests: int, tokens: int) -> None:
-        for gate in self.gates:
-            gate.line_up(requests, tokens)
-        if self._queue:
-            self._hall.waiting[self] = None
-        else:
-            self._hall.waiting.pop(self, None)
-
-    @property
-    def head(self) -> Seat:
-        """Who came first of those that wait. The lock must be held, for all that follows, too."""
-        return next(iter(self._queue.values()))
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nobody waits."""
-        return not self._queue
-
-    @property
-    def is_asking(self) -> bool:
-        """Whether the store is asked, and was not heard of yet."""
-        return bool(self._asking)
-
-    def let_go(self, now: float) -> Seat:
-        """The first has its turn, or is asked for."""
-        seat = self._queue.pop(self.head.number)
-        self._line_up(-1, -seat.tokens)
-        for gate in self.gates:
-            gate.take(seat, now)
-        self._running += 1
-        seat.state = State.ASKED if self.asks else State.GRANTED
-        return seat
-
-    def ask(self, seats: list[Seat], now: float) -> Ask:
-        """What to ask the store for those who were let go."""
-        self._asking, self._asked = seats, len(seats)
-        first, *others = self._shared
-        also = tuple((gate.name, gate.allowed(now)) for gate in others)
-        tokens = tuple(seat.tokens for seat in seats)
-        return Ask(first.name, first.allowed(now), tokens, self._service(), also)
-
-    def rest(self, now: float) -> None:
-        """Leaves the store alone for as long as it said; its answer came without a clock."""
-        if self._pause is not None:
-            self.paused_until, self._pause = now + self._pause, None
-
-    def first(self, at: float) -> list[Seat]:
-        """The first in the queue, unless it will look again early enough by itself."""
-        seat = self.head
-        known, told = self._told
-        self._told = seat.number, at
-        return [] if seat.number == known and at >= told else [seat]
-
-    def _remove(self, seat: Seat, *, sent: bool) -> bool:
-        """Takes a request out of wherever it is. Returns whether it had its turn."""
-        state, seat.state = seat.state, State.OVER
-        if state is State.OVER:
-            return False
-        alone = self._running + len(self._queue) <= 1
-        self._work = 0.0 if alone else max(self._work - seat.work, 0.0)  # sums of fractions drift
-        if state is State.WAITING:
-            del self._queue[seat.number]
-            self._line_up(-1, -seat.tokens)
-        else:
-            for gate in self.gates:
-                gate.leave(seat, sent=sent)
-            self._running = max(self._running - 1, 0)
-            self._asked -= state is State.ASKED
-        return state is State.GRANTED
-
-    # --- outside of it: what is called may call back ---
-
-    def _give(self, seat: Seat, now: float, *, sent: bool) -> None:
-        """Tells the store that a request is over."""
-        if self._store is None:
-            return
-        for gate in self._shared:
-            if gate.limits.max_concurrency or not sent:
-                age = max(now - seat.sent_at, 0.0)
-                self._store.give(gate.name, unsent=None if sent else seat.tokens, age=age)
-
-    def _tell(self, woken: list[Seat], asks: list[tuple[Limiter, Ask]], own: Seat | None, now: float) -> None:
-        """Wakes, and asks the store. `own`: its caller is awake, and looks by itself."""
-        while woken or asks:
-            for line, ask in asks:
-                if line._store is not None:  # noqa: SLF001 - its own kind
-                    line._store.take(ask, partial(line._answered, now))  # noqa: SLF001 - as above
-            gone = [seat for seat in woken if seat is not own and seat.wake is not None and not seat.wake()]
-            # Those whose loops are closed will never come: the next ones are let go instead.
-            woken, asks = self._drop(gone, now)
-
-    def _drop(self, seats: list[Seat], now: float) -> tuple[list[Seat], list[tuple[Limiter, Ask]]]:
-        if not seats:
-            return [], []
-        with self._hall.lock:
-            granted = [(seat.line, seat) for seat in seats if seat.line._remove(seat, sent=False)]  # noqa: SLF001 - as above
-            woken, asks = self._hall.pump(now)
-        for line, seat in granted:
-            line._give(seat, now, sent=False)  # noqa: SLF001 - as above
-        return woken, asks
-
-    def _answered(self, asked_at: float, granted: int, pause: float) -> None:
-        """The store said how many of those who asked may go. The others come first again, in their order."""
-        with self._hall.lock:
-            asked, self._asking, self._asked = self._asking, [], 0
-            lost = [seat for seat in asked[:granted] if seat.state is State.OVER]
-            woken = [seat for seat in asked[:granted] if seat.state is State.ASKED]
-            for seat in woken:
-                seat.state = State.GRANTED
-            for seat in reversed(asked[granted:]):
-                if seat.state is State.ASKED:
-                    self._come_back(seat)
-            if granted < len(asked):
-                self._pause = pause
-            # The first of each line has a clock, and asks on: room may have come back for all.
-            for line in self._hall.waiting:
-                line._told = (-1, math.inf)  # noqa: SLF001 - as above
-                if not line._asking:  # noqa: SLF001 - as above
-                    woken.append(line.head)
-        for seat in lost:
-            self._give(seat, asked_at, sent=False)
-        self._tell(woken, [], None, asked_at)
-
-    def _come_back(self, seat: Seat) -> None:
-        """A request that the store has no room for waits again, before all others."""
-        for gate in self.gates:
-            gate.leave(seat, sent=False)
-        self._running -= 1
-        seat.state = State.WAITING
-        self._queue[seat.number] = seat
-        self._queue.move_to_end(seat.number, last=False)
-        self._line_up(1, seat.tokens)
+        super().after_fork()
+        self._strangers = 0

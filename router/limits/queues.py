@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from router.limits.counts import Counts
 from router.limits.hall import Hall
-from router.limits.limiter import NO_LIMITS, Limiter
-from router.limits.store import Limits, LimitStore
+from router.limits.limiter import Limiter
+from router.limits.store import NO_LIMITS, Limits, LimitStore
 
 if TYPE_CHECKING:
-    from router.config import RateLimit
+    from router.allowances import RateLimit
     from router.profile import Profile
 
 __all__ = ["Queues"]

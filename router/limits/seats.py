@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from router.limits.counts import Counts
-    from router.limits.limiter import Limiter
+    from router.limits.line import Line
     from router.limits.window import Grain
 
 __all__ = ["Seat", "State"]
@@ -25,7 +25,7 @@ class State(Enum):
 
 
 class Seat:
-    """One request's place. Changed by its limiter only, under the limiter's lock.
+    """One request's place. Changed by its line only, under the line's lock.
 
     Attributes:
         line: Where it waits.
@@ -40,7 +40,7 @@ class Seat:
 
     __slots__ = ("grains", "line", "number", "sent_at", "state", "tokens", "wake", "work")
 
-    def __init__(self, line: Limiter, number: int, tokens: int, work: float) -> None:
+    def __init__(self, line: Line, number: int, tokens: int, work: float) -> None:
         self.line = line
         self.number = number
         self.tokens = max(tokens, 1)

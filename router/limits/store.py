@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-__all__ = ["Ask", "LimitStore", "Limits"]
+__all__ = ["NO_LIMITS", "Ask", "LimitStore", "Limits"]
 
 
 class Limits(NamedTuple):
@@ -19,6 +19,9 @@ class Limits(NamedTuple):
     rpm: int | None
     tpm: int | None
     max_concurrency: int | None
+
+
+NO_LIMITS = Limits(None, None, None)
 
 
 class Ask(NamedTuple):
@@ -56,6 +59,13 @@ class LimitStore(Protocol):
         """A request turned out to have so many tokens more than it was taken for; negative: fewer.
 
         `age`: the seconds since it was let go.
+        """
+        ...
+
+    def delayed(self, model: str, tokens: int, *, age: float) -> None:
+        """A request of so many tokens is sent only now, so many seconds after it was let go.
+
+        The backend counts it for a minute from now on.
         """
         ...
 

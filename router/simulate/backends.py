@@ -16,9 +16,10 @@ from router.errors import (
     ModelHTTPError,
     ModelProtocolError,
 )
-from router.models import Count, Model, Probability
+from router.models import Model
 from router.profile import Profile, Speed
 from router.simulate.processes import NotNegative, Outages, Positive, Process, Sigma
+from router.values import Count, Probability
 
 __all__ = ["Backend", "PromptCache", "check_backends"]
 

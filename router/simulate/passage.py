@@ -97,7 +97,10 @@ class Passage:
         wake_at = self._machine.wake_at
         if self.winner is not None:
             wake_at = self.routing.deadline_at
-        if wake_at in (self._armed_for, math.inf):
+        if wake_at == self._armed_for:
+            return
+        self._armed_for = math.inf  # what was set before rings in vain
+        if wake_at == math.inf:
             return
         if all(job is None or job.over or job.due_at > wake_at for job in self._jobs):
             self._armed_for = wake_at

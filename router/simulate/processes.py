@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from router.declared import Declared
 from router.errors import ConfigurationError
-from router.models import Number
+from router.values import Number
 
 __all__ = [
     "Bursts",

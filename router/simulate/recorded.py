@@ -15,10 +15,10 @@ from pydantic import Field
 from router.config import RoutingOptions
 from router.declared import Declared
 from router.errors import ConfigurationError
-from router.models import Count
 from router.request import ChatRequest
 from router.simulate.demand import Demand, Dialogue, Fate, Kind
 from router.simulate.processes import Positive
+from router.values import Count
 
 if TYPE_CHECKING:
     from router.ledger import DecisionRow

@@ -17,11 +17,11 @@ from router.capabilities import CAPABILITIES
 from router.config import RoutingOptions
 from router.declared import Declared
 from router.errors import ConfigurationError, nearest
-from router.models import Count, Number
 from router.request import ChatRequest
 from router.simulate.arrivals import Arrivals
 from router.simulate.demand import MOST_TOKENS, Demand, Dialogue, Fate, Kind, log_normal
 from router.simulate.processes import NotNegative, Positive, Sigma
+from router.values import Count, Number
 
 __all__ = ["Conversation", "Task", "Workload"]
 

@@ -12,12 +12,12 @@ from pydantic import ConfigDict, Field, PrivateAttr
 
 from router.adapter import AdapterSettings, Call, Load
 from router.capabilities import with_assumed
-from router.config import Seconds
 from router.declared import Declared
 from router.errors import ModelError
-from router.models import Count, Model, Money, Price
+from router.models import Model, Price
 from router.profile import PriceTable, Profile, Speed, Tier
 from router.request import ChatRequest
+from router.values import Count, Money, Seconds
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion, ChatCompletionChunk

@@ -10,7 +10,8 @@ from adapters.local.engine import Job, ModelFacts
 from router.errors import ModelError, ModelProtocolError
 
 if TYPE_CHECKING:
-    from adapters.local.batching.serving import Chat, Serving
+    from adapters.local.batching.chats import Chat
+    from adapters.local.batching.serving import Serving
 
 __all__ = ["Door"]
 

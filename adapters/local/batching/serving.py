@@ -8,23 +8,22 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
+from adapters.local.batching.chats import Chat
 from adapters.local.batching.loaded import Loaded
-from adapters.local.batching.memory import Memory, Separate
+from adapters.local.batching.memory import Memory
 from adapters.local.batching.scheduler import BLOCK, Lane, Limits, Pace, begins_with, plan_step
+from adapters.local.batching.separate import Separate
 from adapters.local.batching.tree import common_prefix
 from adapters.local.context import MOST_ROWS, DecodeError
 from adapters.local.engine import Finish, Job
-from adapters.local.sampling import GrammarError, Sampler
+from adapters.local.sampling import GrammarError
 from adapters.local.turns import TURN
 from adapters.local.waking import flush
 from router.errors import ModelError, ModelProtocolError
 
-__all__ = ["Chat", "Serving"]
+__all__ = ["Serving"]
 
-#: Tokens of an answer that memory is set aside for. Longer ones make others wait, or start again, if need be.
-_EXPECTED_ANSWER = 256
 #: Seconds that a piece of a prompt may add to the steps of the answers under way ...
 _PATIENCE = 0.25
 #: ... and that it may take when there are none: who comes meanwhile waits for its end.
@@ -34,46 +33,6 @@ _LEAST_PIECE = 8
 _TOLD_EVERY = 0.015
 #: Seconds for what is not yet on disk when the model leaves; closing waits two.
 _PUTTING_AWAY = 1.0
-
-
-@dataclass(slots=True, eq=False)
-class Chat(Lane):
-    """A job with its tokens.
-
-    Attributes:
-        job: What to generate.
-        prompt: Tokens of its prompt.
-        most: The most tokens of its answer.
-        sequence: Its place in the model's memory; None: it has none (yet, or it had to make room).
-        sampler: What draws its tokens; None until it begins.
-    """
-
-    job: Job = field(kw_only=True)
-    prompt: int = field(kw_only=True)
-    most: int = field(kw_only=True)
-    sequence: int | None = None
-    sampler: Sampler | None = field(default=None, repr=False)
-
-    @property
-    def answered(self) -> int:
-        """Tokens of its answer so far."""
-        return len(self.tokens) - self.prompt
-
-    def release(self) -> None:
-        """Frees what draws its tokens: it is over. May be called twice."""
-        if self.sampler is not None:
-            self.sampler.close()
-            self.sampler = None
-
-    @property
-    def claim(self) -> int:
-        """Cells it is expected to take beside those it has."""
-        return self.pending - self.shared + self.expected
-
-    @property
-    def expected(self) -> int:
-        """Tokens that memory is set aside for beside those that are known."""
-        return min(self.most - self.answered, _EXPECTED_ANSWER)
 
 
 class Serving:

@@ -25,8 +25,9 @@ from router.failures import QUEUE_FULL
 from router.models import LocalModel
 
 if TYPE_CHECKING:
+    from adapters.local.batching.chats import Chat
     from adapters.local.batching.loaded import Loaded
-    from adapters.local.batching.serving import Chat, Serving
+    from adapters.local.batching.serving import Serving
     from adapters.local.context import NativeContext
 
 __all__ = ["MOST_SLOTS", "MOST_WAITING", "Worker"]

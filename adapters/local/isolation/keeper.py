@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import cast
 
 from adapters.local.batching.waiting import closed, full
-from adapters.local.batching.worker import MOST_SLOTS
+from adapters.local.batching.worker import MOST_SLOTS, MOST_WAITING
 from adapters.local.engine import Job, ModelFacts, Opened
 from adapters.local.isolation.alarm import Alarm
 from adapters.local.isolation.crashes import Crashes
@@ -33,9 +33,6 @@ from router.failures import CRASHED, QUEUE_FULL
 from router.models import LocalModel
 
 __all__ = ["MOST_WAITING", "Keeper"]
-
-#: Jobs that may wait here; the engine in the child may refuse earlier.
-MOST_WAITING = 256
 
 
 class Keeper:

@@ -252,6 +252,20 @@ class TestLimits:
         assert keeper.group([Give("m", wall.at, over=1, requests=-1, tokens=-100)]) == [True]
         assert take(keeper, 1, tokens=100, rpm=1, tpm=100) == (1, 0.0)
 
+    def test_a_request_that_is_sent_late_counts_for_a_minute_from_then_on(
+        self, keepers: Keepers, wall: ServerWall
+    ) -> None:
+        one, two = keepers(), keepers()
+        began = wall.at
+        assert take(one, 1, tokens=7, rpm=1) == (1, 0.0)
+        wall.set(began + 30)
+        moved = [Give("m", began, requests=-1, tokens=-7), Give("m", wall.at, requests=1, tokens=7)]
+        assert one.group(moved) == [True, True]
+        wall.set(began + 62)
+        assert take(two, 1, rpm=1)[0] == 0
+        wall.set(began + 92)
+        assert take(two, 1, rpm=1)[0] == 1
+
     def test_one_larger_than_a_minute_goes_when_the_minute_is_empty(
         self, keepers: Keepers, wall: ServerWall
     ) -> None:

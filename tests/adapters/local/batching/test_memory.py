@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.local.batching.memory import Memory, Separate
+from adapters.local.batching.memory import Memory
+from adapters.local.batching.separate import Separate
 
 
 class FakeStore:
