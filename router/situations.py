@@ -198,15 +198,14 @@ def _turn_away(
     told: _Told,
 ) -> None:
     """Notes the models whose limits let a request go too late, if at all."""
-    for place, wait in limits.items():
-        if deadline is None:
-            latest, within = core.config.recovery.attempt_timeout, math.inf
-            if wait > latest and not is_proven(fleet, place):
-                wait = _sure_wait(core, fleet.names[place], features)  # noqa: PLW2901 - the same wait, less a guess
-        elif is_proven(fleet, place):
-            latest, within = deadline - HEADROOM * fleet.learned.service[place], deadline
-        else:
-            continue
+    within = math.inf if deadline is None else deadline
+    longest = core.config.recovery.attempt_timeout if deadline is None else deadline
+    for place, forecast in limits.items():
+        wait, latest = forecast, longest
+        if not is_proven(fleet, place):
+            wait = min(forecast, _sure_wait(core, fleet.names[place], features))
+        elif deadline is not None:
+            latest -= HEADROOM * fleet.learned.service[place]
         if wait > patience(within, latest):
             told.full[place] = wait
 
