@@ -281,6 +281,16 @@ class TestChange:
             take(pace, Observed(500, 150, 0.4 * seconds, seconds), 300.0)
             assert predicted(pace) == pytest.approx(before, rel=0.2)
 
+    def test_a_slow_spell_that_left_much_doubt_is_over_after_two_quick_answers(self) -> None:
+        pace, chance = taught(Host(), 60), random.Random(4)
+        usual = predicted(pace)
+        for _ in range(20):
+            take(pace, Host().answer(chance, log_normal(1.2), slower=6.0), pace.at + 1.0)
+        assert predicted(pace) > 3.0 * usual
+        for _ in range(2):
+            take(pace, Host().answer(chance, log_normal(0.1)), pace.at + 60.0)
+        assert predicted(pace) < 1.5 * usual
+
 
 class TestTime:
     def test_a_hosts_recent_speed_fades_to_the_long_run_and_that_to_the_profile(self) -> None:
