@@ -18,7 +18,6 @@ from router.objective import MEASURED_AFTER
 from router.paying import (
     HEADROOM,
     MOST_COMPARED,
-    BudgetRefusedError,
     affords_now,
     patience_for_money,
     pay,
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from router.routing import Routing
 
 __all__ = [
-    "HEADROOM",
-    "BudgetRefusedError",
     "admit",
     "give_back",
     "is_noise",

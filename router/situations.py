@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from router.adapter import Load
-from router.admission import HEADROOM, is_proven, patience
+from router.admission import is_proven, patience
 from router.decision import Features
 from router.estimates import Situation
 from router.fleet import Fleet
 from router.health import Shut
+from router.paying import HEADROOM
 from router.traffic import LEAST_LEFT, TELLING, UNPROVEN, Flow
 
 if TYPE_CHECKING:
