@@ -42,6 +42,7 @@ class StopText:
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
         self._stops = tuple(stop for stop in stops if stop)
+        self._firsts = tuple({stop[0] for stop in self._stops})
         self._held = ""
         self.stopped = False
 
@@ -49,6 +50,8 @@ class StopText:
         """What these characters make certain; nothing more once `stopped`."""
         if self.stopped:
             return ""
+        if not self._held and not any(first in text for first in self._firsts):
+            return text  # nothing in it can begin a stop string: nearly always
         self._held += text
         cut = min((place for stop in self._stops if (place := self._held.find(stop)) >= 0), default=-1)
         if cut >= 0:
