@@ -7,7 +7,7 @@ can be left no choice: free cells are held by sequences that nobody computes (*p
 wanted next are let go, exactly so many. A cell that nobody holds any more goes over to a plug; no data moves.
 
 Long prompts are summed up in tiles of so many neighbouring cells. So that each tile holds the tokens that it
-would hold in an empty memory, they begin where a tile begins; cells before it that were never used, and that
+would hold in an empty memory, they begin where a tile begins; cells before it that are empty, and that
 llama.cpp would use first, are filled with copies.
 
 Pure but for the `Store` it commands. Should its picture ever be wrong, then only the order is.
@@ -68,7 +68,7 @@ class Cells:
         self._total = cells
         self._owners = np.zeros(cells, np.int16)
         self._of: dict[int, list[int]] = {}
-        self._frontier = 0  # from here on no cell was ever used
+        self._frontier = 0  # from here on no cell is used: llama.cpp looks at none of them
         self._plugged: list[int] = []  # ascending
         self._plug_of: dict[int, tuple[int, int]] = {}  # a plugged cell's plug (by place) and position there
         self._plugs = plugs
@@ -185,18 +185,24 @@ class Cells:
         return list(range(start, start + count))
 
     def _pad(self, count: int) -> bool:
-        """Fills never used cells with copies, which plugs hold. Whether it could."""
-        if not count:
-            return True
-        donor = next((one for one, cells in self._of.items() if len(cells) >= count), None)
-        if self._scratch is None or donor is None or not self._store.double(donor, self._scratch, count):
-            return False
-        cells = list(range(self._frontier, self._frontier + count))
-        self._of[self._scratch] = cells
-        self._owners[cells] = 1
-        self._frontier += count
-        self.drop(self._scratch)
-        return not self._empty
+        """Fills empty cells with copies, which plugs hold. Whether it could."""
+        while count:
+            donor = max(self._of, key=lambda one: len(self._of[one]), default=None)
+            size = min(count, len(self._of[donor])) if donor is not None else 0
+            if self._scratch is None or donor is None or not size:
+                return False
+            if not self._store.double(donor, self._scratch, size):
+                return False
+            cells = list(range(self._frontier, self._frontier + size))
+            self._of[self._scratch] = cells
+            self._owners[cells] = 1
+            self._frontier += size
+            self._let_go(self._scratch, 0)
+            del self._of[self._scratch]
+            if self._empty:
+                return False
+            count -= size
+        return True
 
     def _unplug(self, start: int, count: int) -> list[int]:
         cells = self._plugged[start : start + count]
@@ -225,6 +231,10 @@ class Cells:
 
     def cut(self, sequence: int, length: int) -> None:
         """Takes cells from a sequence's end until it has `length`."""
+        self._let_go(sequence, length)
+        self._draw_back()
+
+    def _let_go(self, sequence: int, length: int) -> None:
         own = self._of[sequence]
         cells = own[length:]
         if not cells:
@@ -237,6 +247,16 @@ class Cells:
         del own[length:]
         self._plugged.sort()
         self._empty.sort()
+
+    def _draw_back(self) -> None:
+        """Lets go of plugged cells behind the last one in use: each would be looked at in every step."""
+        start = self._frontier
+        place = len(self._plugged)
+        while place and self._plugged[place - 1] == start - 1:
+            start, place = start - 1, place - 1
+        if start < self._frontier:
+            self._unplug(place, self._frontier - start)
+            self._frontier = start
 
     def drop(self, sequence: int) -> None:
         """Forgets a sequence."""

@@ -6,15 +6,23 @@ import codecs
 from itertools import pairwise
 from typing import Any
 
+import llama_cpp.llama_cpp as c
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.local.batching.cells import Cells
+from adapters.local.context import NativeContext
+from adapters.local.engine import Sampling
+from adapters.local.files import load_settings
 from adapters.local.formats.hermes import Hermes
+from adapters.local.native import NativeModel
 from adapters.local.reading import THINK, Part, Reader
-from adapters.local.text import Characters
+from adapters.local.sampling import Sampler, recommended
+from adapters.local.text import Characters, StopText
 from adapters.local.tools import Tool
+from router.models import LocalModel
+from tests.adapters.local.conftest import Tiny
 
 PIECES = st.lists(
     st.sampled_from(
@@ -148,6 +156,45 @@ def played(kind: type[Cells], moves: list[Any]) -> list[object]:
 @given(moves=MOVES)
 def test_one_cell_is_found_as_many_are(moves: list[Any]) -> None:
     assert played(Cells, moves) == played(LongPlaces, moves)
+
+
+class LongStops(StopText):
+    """Looks for stop strings in every text."""
+
+    def __init__(self, stops: list[str]) -> None:
+        super().__init__(stops)
+        self._firsts = ("",)
+
+
+@given(
+    stops=st.lists(st.text(alphabet="abc", max_size=3), max_size=3),
+    pieces=st.lists(st.text(alphabet="abcd", max_size=4), max_size=8),
+)
+def test_stop_strings_are_found_alike(stops: list[str], pieces: list[str]) -> None:
+    short, long = StopText(stops), LongStops(stops)
+    for piece in pieces:
+        assert (short.feed(piece), short.stopped) == (long.feed(piece), long.stopped)
+    assert short.end() == long.end()
+
+
+@pytest.mark.gguf
+def test_the_likeliest_token_is_the_one_that_llama_cpp_finds(tiny: Tiny) -> None:
+    settings = load_settings(LocalModel("m", path=tiny("qwen3")))
+    native = NativeModel(settings)
+    context = NativeContext(native, settings, cells=64)
+    sampler = Sampler(native, recommended(Sampling(temperature=0), {}), None)
+    row = context.put(0, [1, 2, 3], 0, output=True)
+    context.compute()
+
+    def found() -> tuple[int, int]:
+        return context.draw(sampler, row), int(c.llama_sampler_sample(sampler._chain, context._context, row))
+
+    assert len(set(found())) == 1
+    context.logits(row)[[9, 4, 11]] = context.logits(row).max() + 1  # a tie: the first of them
+    assert found() == (4, 4)
+    sampler.close()
+    context.close()
+    native.close()
 
 
 @pytest.mark.parametrize("text", ["", "abc"])

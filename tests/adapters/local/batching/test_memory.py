@@ -238,6 +238,7 @@ def test_a_long_prompt_finds_a_tile_among_cells_that_were_given_up() -> None:
     store, memory = made(40, tile=4)
     filled(store, memory, [1] * 6)
     filled(store, memory, [2] * 20)
+    filled(store, memory, [3, 3])  # stays, behind them
     assert memory.reclaim(memory.free + 12)
     blocker, _ = memory.open([4])
     compute(store, memory, [(blocker, 0, [4])])
@@ -247,6 +248,29 @@ def test_a_long_prompt_finds_a_tile_among_cells_that_were_given_up() -> None:
     assert cells[0] % 4 == 0
     assert cells == list(range(cells[0], cells[0] + 8))
     assert cells[0] < 28  # none of those that were never used
+
+
+def test_a_long_prompt_begins_with_a_tile_however_little_there_is_to_copy() -> None:
+    store, memory = made(40, tile=4)
+    filled(store, memory, [1])
+    sequence, _ = memory.open([2] * 8)
+    compute(store, memory, [(sequence, 0, [2] * 8)])
+    assert store.cells(sequence) == list(range(4, 12))
+
+
+def test_cells_behind_the_last_one_in_use_are_empty_again() -> None:
+    """llama.cpp looks at all cells up to the last that is not, in every step."""
+    store, memory = made(40, tile=4)
+    filled(store, memory, [1] * 3)
+    chats = [memory.open([number] * 9)[0] for number in (2, 3)]
+    for number, sequence in enumerate(chats, 2):
+        compute(store, memory, [(sequence, 0, [number] * 9)])
+    for sequence in chats:  # the one that is over first was not the last
+        memory.close(sequence, keep=False)
+    assert [bool(owners) for owners in store.owners] == [True] * 3 + [False] * 37
+    sequence, _ = memory.open([4])
+    compute(store, memory, [(sequence, 0, [4])])
+    assert store.cells(sequence) == [3]
 
 
 def test_only_whole_tiles_of_a_beginning_are_shared_if_a_tile_is_to_be_computed() -> None:
