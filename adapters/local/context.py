@@ -55,6 +55,9 @@ class NativeContext:
     def __init__(self, model: NativeModel, settings: LoadSettings, *, cells: int, sequences: int = 1) -> None:
         self._stack = ExitStack()
         self._model = model
+        self._n_vocab = model.n_vocab
+        #: By address. llama.cpp uses the same memory for every step; to wrap it anew costs as much as a draw.
+        self._logits: dict[int, np.ndarray[Any, np.dtype[np.single]]] = {}
         self._shareable = model.shareable
         self.rows = GPU_ROWS if model.on_gpu and settings.n_gpu_layers != 0 else CPU_ROWS
         try:
@@ -133,6 +136,7 @@ class NativeContext:
 
     def close(self) -> None:
         """Frees everything but the model. May be called twice."""
+        self._logits.clear()
         self._stack.close()
 
     def abort(self, *, now: bool = True) -> None:
@@ -196,13 +200,16 @@ class NativeContext:
 
     def logits(self, row: int) -> np.ndarray[Any, np.dtype[np.single]]:
         """What the last step computed for a row: llama.cpp's own memory, until the next step."""
-        return np.ctypeslib.as_array(
-            c.llama_get_logits_ith(self._context, self._row(row)), shape=(self._model.n_vocab,)
-        )
+        found = c.llama_get_logits_ith(self._context, self._row(row))
+        address = ctypes.addressof(found.contents)
+        known = self._logits.get(address)
+        if known is None:
+            known = self._logits[address] = np.ctypeslib.as_array(found, shape=(self._n_vocab,))
+        return known
 
     def draw(self, sampler: Sampler, row: int) -> int:
         """The next token after a row of the last step."""
-        return sampler.draw(self._context, self._row(row))
+        return sampler.draw(self._context, self._row(row), self.logits(row))
 
     def _row(self, row: int) -> int:
         return row if self._row_of is None else self._row_of[row]

@@ -25,7 +25,7 @@ from typing import Any
 
 import llama_cpp.llama_cpp as c
 
-__all__ = ["LoadSettings", "NativeError", "NativeModel", "NativeWeights", "take_complaints"]
+__all__ = ["LoadSettings", "NativeError", "NativeModel", "NativeWeights", "start_backend", "take_complaints"]
 
 _ERROR_LEVEL = 4
 
@@ -92,7 +92,8 @@ _backend = threading.Lock()
 _backend_ready = False
 
 
-def _start_backend() -> None:
+def start_backend() -> None:
+    """Starts llama.cpp, once; it is silent from then on."""
     global _backend_ready  # noqa: PLW0603 - llama.cpp's own state is the process's, too
     with _backend:
         if not _backend_ready:
@@ -117,7 +118,7 @@ class NativeWeights:
     """
 
     def __init__(self, settings: LoadSettings, go_on: Callable[[], bool] = lambda: True) -> None:
-        _start_backend()
+        start_backend()
         _complaints.take()
         self.guard = threading.Lock()
         self._stack = ExitStack()

@@ -148,8 +148,8 @@ class Sampler:
         self._chain = c.llama_sampler_chain_init(c.llama_sampler_chain_default_params())
         self._stack.callback(c.llama_sampler_free, self._chain)
         self._grammar: Any | None = None
-        #: Whether the likeliest token is always taken: numpy finds it in 4 us, llama.cpp's sampler in 40 (49,152
-        #: tokens), since it copies them all first. They agree on ties: the first.
+        #: Whether the likeliest token is always taken. Of 49,152 numpy finds it in 3 us, llama.cpp's sampler,
+        #: which copies them all first, in 40. They agree on ties: the first.
         self._greedy = _is_greedy(sampling)
         self._thoughts = Thoughts(model, prelude) if prelude is not None and grammar is not None else None
         try:
@@ -192,15 +192,19 @@ class Sampler:
         """Frees the samplers."""
         self._stack.close()
 
-    def draw(self, context: object, row: int = -1) -> int:
-        """The next token after a row of the last step; -1: after its last row.
+    def draw(self, context: object, row: int, logits: np.ndarray[Any, np.dtype[np.single]]) -> int:
+        """The next token after a row of a context's last step.
+
+        Args:
+            context: llama.cpp's.
+            row: Which.
+            logits: What was computed for it.
 
         Raises:
             GrammarError: if the grammar admits no token at all.
         """
         if self._grammar is None and not self._greedy:
             return int(c.llama_sampler_sample(self._chain, context, row))
-        logits = np.ctypeslib.as_array(c.llama_get_logits_ith(context, row), shape=(self._n_vocab,))
         if self._grammar is None:
             return self._pick(logits)
         if self._thoughts is not None:

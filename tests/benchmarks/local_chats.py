@@ -50,13 +50,13 @@ async def warmed(path: Path, threads: int) -> LocalAdapter:
     """A fresh engine, loaded, that has computed once and holds nothing: as `Llama` after its `reset`."""
     adapter = adapter_of(path, threads)
     await ask(adapter, [{"role": "user", "content": "hi"}], 1)
-    engine = adapter._engine  # noqa: SLF001 - nobody but a benchmark wants an engine to forget
+    engine = adapter._engine  # nobody but a benchmark wants an engine to forget
     assert isinstance(engine, BatchingEngine)
-    while engine.load().running:
+    while engine.load().running:  # noqa: ASYNC110 - it is a thread that comes to rest
         await asyncio.sleep(0.001)
-    serving = engine._worker._serving  # noqa: SLF001
+    serving = engine._worker._serving
     assert serving is not None
-    serving._memory.reclaim(serving._context.cells)  # noqa: SLF001
+    serving._memory.reclaim(serving._context.cells)
     return adapter
 
 

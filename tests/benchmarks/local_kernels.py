@@ -13,7 +13,7 @@ import llama_cpp.llama_cpp as c
 from adapters.local.batching.tree import common_prefix
 from adapters.local.context import NativeContext
 from adapters.local.files import load_settings
-from adapters.local.native import NativeModel
+from adapters.local.native import NativeModel, start_backend
 from router.models import LocalModel
 from tests.benchmarks.local_chats import N_CTX, TOKENS, p95, prompt
 
@@ -30,6 +30,7 @@ FORMATS = {
 
 def requantised(source: Path, name: str, folder: Path) -> Path:
     """The same model in another format. Its texts are worse than those of a file made from the full weights."""
+    start_backend()
     params = c.llama_model_quantize_default_params()
     params.ftype, params.allow_requantize = FORMATS[name], True
     target = folder / f"{source.stem}-as-{name}.gguf"
