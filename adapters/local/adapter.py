@@ -8,24 +8,23 @@ import time
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from adapters.local.choices import Gathered, Tokens, Told
 from adapters.local.engine import Engine, Job, ModelFacts
 from adapters.local.hearing import Ended, Hearing, Started
 from adapters.local.offload import offload
 from adapters.local.plan import Plan, plan
 from adapters.local.prompting import Prompt, prepared
 from adapters.local.reading import Part
-from adapters.local.tools import ToolCall
-from adapters.local.tracing import Scored
 from router.adapter import Call, Load
 from router.errors import ModelError
 from router.models import LocalModel
 from router.request import ChatRequest
 
 if TYPE_CHECKING:
-    from openai.types import CompletionUsage
     from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
     from adapters.local.objects import ChatObjects
@@ -80,32 +79,14 @@ class LocalAdapter:
         Raises:
             ModelError: whatever goes wrong.
         """
-        texts = {"content": "", "reasoning": ""}
-        scores: list[Scored] = []
-        calls: list[tuple[str, ToolCall]] = []
-        begun = Started(0)
-        async with aclosing(self._answer(call)) as answer:
-            async for one in answer:
-                if isinstance(one, Started):
-                    begun = one
-                elif isinstance(one, Ended):
-                    ended = one
-                elif one.call is not None:
-                    calls.append((_call_id(), one.call))
-                elif one.kind == "arguments":
-                    name, last = calls[-1]
-                    calls[-1] = (name, ToolCall(last.name, last.arguments + one.text))
-                else:
-                    texts[one.kind] += one.text
-                    scores += one.scores
-        return self._objects().completion(
-            content=texts["content"],
-            reasoning=texts["reasoning"],
-            calls=calls,
-            finish=_finish(ended, called=bool(calls)),
-            usage=_usage(begun, ended),
-            scores=[*scores, *ended.scores] if call.request.params.get("logprobs") else None,
-        )
+        choices, tokens = [Gathered(index) for index in range(call.request.choices)], Tokens()
+        async with aclosing(self._answers(call)) as answers:
+            async for index, one in answers:
+                tokens.hear(one)
+                if not isinstance(one, Started):
+                    choices[index].hear(one)
+        objects, scored = self._objects(), bool(call.request.params.get("logprobs"))
+        return objects.completion([one.built(objects, scored=scored) for one in choices], tokens.usage())
 
     async def stream(self, call: Call) -> AsyncGenerator[ChatCompletionChunk, None]:
         """Answers in chunks; the last one carries the usage. See `router.adapter.Adapter`.
@@ -113,24 +94,16 @@ class LocalAdapter:
         Raises:
             ModelError: whatever goes wrong.
         """
-        first, calls, begun = True, 0, Started(0)
-        async with aclosing(self._answer(call)) as answer:
-            async for one in answer:
-                if isinstance(one, Started):
-                    objects, begun = self._objects(), one
-                    continue
-                if isinstance(one, Ended):
-                    yield objects.finish(_finish(one, called=calls > 0), first=first, scores=one.scores)
-                    yield objects.usage(_usage(begun, one))
-                    return
-                if one.call is not None:
-                    yield objects.call(_call_id(), calls, one.call, first=first)
-                    calls += 1
-                elif one.kind == "arguments":
-                    yield objects.arguments(calls - 1, one.text)
-                else:
-                    yield objects.text(one.kind, one.text, first=first, scores=one.scores)
-                first = False
+        choices, tokens = [Told(index) for index in range(call.request.choices)], Tokens()
+        objects: ChatObjects | None = None
+        async with aclosing(self._answers(call)) as answers:
+            async for index, one in answers:
+                objects = objects or self._objects()
+                tokens.hear(one)
+                if not isinstance(one, Started):
+                    yield choices[index].chunk(objects, one)
+        if objects is not None:
+            yield objects.usage(tokens.usage())
 
     def _objects(self) -> ChatObjects:
         from adapters.local.objects import ChatObjects
@@ -139,37 +112,50 @@ class LocalAdapter:
             id=f"chatcmpl-{uuid.uuid4().hex}", created=int(time.time()), model=self._model.name
         )
 
-    async def _answer(self, call: Call) -> AsyncGenerator[Started | Part | Ended, None]:
-        """What the engine says about one call, in order. Closing it stops the engine's work."""
+    async def _answers(self, call: Call) -> AsyncGenerator[tuple[int, Started | Part | Ended], None]:
+        """What the engine says about one call, in order, and of which choice. Closing it stops the work."""
         asked = plan(call.request, self._model.name)
         facts = await self._opened()
         if "adapters.local.objects" not in sys.modules:
             await offload(lambda: import_module("adapters.local.objects"))  # openai: half a second
         prompt = await prepared(call.request, asked, facts, self._model, call.prefix)
-        hearing, job = self._job(asked, prompt, call)
-        self._engine.submit(job)
-        over = False
+        arrived = asyncio.Event()
+        under_way: dict[int, tuple[Hearing, Job]] = {}
         try:
-            while not over:
-                for one in await hearing.news():
-                    if isinstance(one, Started):
-                        call.started()
-                    over = isinstance(one, Ended | ModelError)
-                    if isinstance(one, ModelError):
-                        raise _own(one)
-                    yield one
+            for index in range(call.request.choices):
+                hearing, job = self._job(asked, prompt, call, index, arrived)
+                self._engine.submit(job)
+                under_way[index] = hearing, job
+            while under_way:
+                await arrived.wait()
+                arrived.clear()
+                for index, (hearing, _) in tuple(under_way.items()):
+                    for one in hearing.take():
+                        if isinstance(one, Ended | ModelError):
+                            hearing.leave()
+                            del under_way[index]
+                        if isinstance(one, ModelError):
+                            raise _own(one)
+                        if isinstance(one, Started):
+                            call.started()
+                        yield index, one
         finally:
-            hearing.leave()
-            if not over:
+            for hearing, job in under_way.values():
+                hearing.leave()
                 self._engine.cancel(job)
 
-    def _job(self, asked: Plan, prompt: Prompt, call: Call) -> tuple[Hearing, Job]:
-        hearing = Hearing(prompt.reader, lambda: self._engine.cancel(job))
+    def _job(
+        self, asked: Plan, prompt: Prompt, call: Call, index: int, arrived: asyncio.Event
+    ) -> tuple[Hearing, Job]:
+        hearing = Hearing(prompt.reader(), lambda: self._engine.cancel(job), arrived)
+        sampling = asked.sampling
+        if index and sampling.seed is not None:  # the same seed again would give the same answer again
+            sampling = replace(sampling, seed=sampling.seed + index)
         job = Job(
             prompt=prompt.text,
             borders=prompt.borders,
             listener=hearing,
-            sampling=asked.sampling,
+            sampling=sampling,
             max_tokens=asked.max_tokens,
             grammar=prompt.grammar,
             prelude=prompt.prelude,
@@ -213,25 +199,6 @@ def _session(request: ChatRequest) -> str | None:
         if isinstance(value, str) and value:
             return value
     return None
-
-
-def _call_id() -> str:
-    return f"call_{uuid.uuid4().hex[:24]}"
-
-
-def _usage(begun: Started, ended: Ended) -> CompletionUsage:
-    from adapters.local.objects import usage_of
-
-    return usage_of(
-        begun.prompt_tokens,
-        ended.completion_tokens,
-        cached_tokens=begun.cached_tokens,
-        reasoning_tokens=ended.reasoning_tokens,
-    )
-
-
-def _finish(ended: Ended, *, called: bool) -> str:
-    return "tool_calls" if called and ended.finish == "stop" else ended.finish
 
 
 def _own(error: ModelError) -> ModelError:

@@ -55,10 +55,14 @@ class Hearing:
 
     Everything is read (stop strings, tool calls) on the engine's thread, which must know at once when an
     answer is over. The loop is woken once for all that has come since it last looked.
+
+    Args:
+        reader: Reads the answer.
+        abandon: Called when the loop turns out to be closed.
+        arrived: Set on the loop when there is something to take; several may share one.
     """
 
-    def __init__(self, reader: AnswerReader, abandon: Callable[[], None]) -> None:
-        """Takes how to read the answer, and what to do when the loop was closed under it."""
+    def __init__(self, reader: AnswerReader, abandon: Callable[[], None], arrived: asyncio.Event) -> None:
         self._characters = Characters()
         self._reader = reader
         self._trace = Trace()
@@ -66,7 +70,7 @@ class Hearing:
         self._reasoning = self._undecided = 0
         self._abandon = abandon
         self._loop = asyncio.get_running_loop()
-        self._arrived = asyncio.Event()
+        self._arrived = arrived
         self._guard = threading.Lock()
         self._news: list[Heard] = []
         self._shown = False
@@ -140,10 +144,8 @@ class Hearing:
         """Lets go of whoever would have been told that the loop was closed: the answer is over for them."""
         self._abandon = _nothing
 
-    async def news(self) -> list[Heard]:
-        """What has come since the last call, at least one; pieces of one kind are put together."""
-        await self._arrived.wait()
-        self._arrived.clear()
+    def take(self) -> list[Heard]:
+        """What has come since the last call; pieces of one kind are put together."""
         with self._guard:
             news, self._news = self._news, []
         return _put_together(news)

@@ -100,17 +100,23 @@ class ChatObjects:
     def __init__(self, *, id: str, created: int, model: str) -> None:  # noqa: A002 - OpenAI's name
         self._head: Mapping[str, Any] = {"id": id, "created": created, "model": model}
 
-    def completion(
+    def completion(self, choices: list[Choice], usage: CompletionUsage) -> ChatCompletion:
+        """The whole answer."""
+        return _build(
+            ChatCompletion, {**self._head, "object": "chat.completion", "choices": choices, "usage": usage}
+        )
+
+    def choice(
         self,
+        index: int,
         *,
         content: str,
         reasoning: str,
         calls: list[tuple[str, ToolCall]],
         finish: str,
-        usage: CompletionUsage,
         scores: Sequence[Scored] | None = None,
-    ) -> ChatCompletion:
-        """The whole answer; `calls` come with their ids, `scores` are None if they were not asked for."""
+    ) -> Choice:
+        """One choice; `calls` come with their ids, `scores` are None if they were not asked for."""
         values: dict[str, Any] = {"role": "assistant", "content": None if calls and not content else content}
         if calls:
             values["tool_calls"] = [
@@ -127,23 +133,28 @@ class ChatObjects:
         extra = {"reasoning_content": reasoning} if reasoning else None
         message = _build(ChatCompletionMessage, values, extra)
         logprobs = None if scores is None else _logprobs(scores)
-        choice = _build(
-            Choice, {"index": 0, "finish_reason": finish, "message": message, "logprobs": logprobs}
-        )
         return _build(
-            ChatCompletion, {**self._head, "object": "chat.completion", "choices": [choice], "usage": usage}
+            Choice, {"index": index, "finish_reason": finish, "message": message, "logprobs": logprobs}
         )
 
     def text(
-        self, kind: str, text: str, *, first: bool, scores: Sequence[Scored] = ()
+        self, choice: int, kind: str, text: str, *, first: bool, scores: Sequence[Scored] = ()
     ) -> ChatCompletionChunk:
-        """A piece of content, or of reasoning."""
+        """A piece of a choice's content, or of its reasoning."""
         values: dict[str, Any] = {"role": "assistant"} if first else {}
         if kind == "reasoning":
-            return self._chunk(_build(ChoiceDelta, values, {"reasoning_content": text}))
-        return self._chunk(_build(ChoiceDelta, {**values, "content": text}), scores=scores)
+            return self._chunk(choice, _build(ChoiceDelta, values, {"reasoning_content": text}))
+        return self._chunk(choice, _build(ChoiceDelta, {**values, "content": text}), scores=scores)
 
-    def call(self, id: str, index: int, call: ToolCall, *, first: bool) -> ChatCompletionChunk:  # noqa: A002
+    def call(
+        self,
+        choice: int,
+        id: str,  # noqa: A002 - OpenAI's name
+        index: int,
+        call: ToolCall,
+        *,
+        first: bool,
+    ) -> ChatCompletionChunk:
         """A tool call: a whole one, or the beginning of one whose arguments follow."""
         delta = _build(
             ChoiceDeltaToolCall,
@@ -157,22 +168,20 @@ class ChatObjects:
             },
         )
         values: dict[str, Any] = {"role": "assistant"} if first else {}
-        return self._chunk(_build(ChoiceDelta, {**values, "tool_calls": [delta]}))
+        return self._chunk(choice, _build(ChoiceDelta, {**values, "tool_calls": [delta]}))
 
-    def arguments(self, index: int, text: str) -> ChatCompletionChunk:
+    def arguments(self, choice: int, index: int, text: str) -> ChatCompletionChunk:
         """More of the arguments of a call that has begun."""
         function = _build(ChoiceDeltaToolCallFunction, {"arguments": text})
-        return self._chunk(
-            _build(
-                ChoiceDelta,
-                {"tool_calls": [_build(ChoiceDeltaToolCall, {"index": index, "function": function})]},
-            )
-        )
+        delta = _build(ChoiceDeltaToolCall, {"index": index, "function": function})
+        return self._chunk(choice, _build(ChoiceDelta, {"tool_calls": [delta]}))
 
-    def finish(self, reason: str, *, first: bool, scores: Sequence[Scored] = ()) -> ChatCompletionChunk:
-        """The last chunk with a choice."""
+    def finish(
+        self, choice: int, reason: str, *, first: bool, scores: Sequence[Scored] = ()
+    ) -> ChatCompletionChunk:
+        """The last chunk of a choice."""
         delta = _build(ChoiceDelta, {"role": "assistant", "content": ""} if first else {})
-        return self._chunk(delta, reason, scores=scores)
+        return self._chunk(choice, delta, reason, scores=scores)
 
     def usage(self, usage: CompletionUsage) -> ChatCompletionChunk:
         """The last chunk of all: no choice, only the tokens."""
@@ -182,10 +191,10 @@ class ChatObjects:
         )
 
     def _chunk(
-        self, delta: ChoiceDelta, finish: str | None = None, *, scores: Sequence[Scored] = ()
+        self, index: int, delta: ChoiceDelta, finish: str | None = None, *, scores: Sequence[Scored] = ()
     ) -> ChatCompletionChunk:
         logprobs = _chunk_logprobs(scores) if scores else None
-        values = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": logprobs}
+        values = {"index": index, "delta": delta, "finish_reason": finish, "logprobs": logprobs}
         choice = _build(ChunkChoice, values)
         return _build(
             ChatCompletionChunk, {**self._head, "object": "chat.completion.chunk", "choices": [choice]}

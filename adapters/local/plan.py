@@ -110,8 +110,6 @@ def plan(request: ChatRequest, model: str) -> Plan:
             refuse(model, f"a local model does not know {name!r} in extra_body")
     if params.get("modalities") not in (None, ["text"]):
         refuse(model, "a local model answers in text only")
-    if params.get("n") not in (None, 1):
-        refuse(model, "a local model gives one choice; n must be 1")
     kwargs = _template_kwargs(request.extra_body, model)
     thinking, effort = _thinking(params, kwargs, model)
     return _with_tools(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -43,7 +44,7 @@ class Prompt:
         grammar: GBNF that the answer must match; None: free text.
         prelude: What comes before what the grammar holds; None: nothing.
         visible: Control tokens that the reader must see.
-        reader: Reads the one answer to it.
+        reader: Makes what reads an answer to it.
     """
 
     text: str
@@ -51,7 +52,7 @@ class Prompt:
     grammar: str | None
     prelude: Prelude | None
     visible: frozenset[str]
-    reader: AnswerReader
+    reader: Callable[[], AnswerReader]
 
 
 async def prepared(
@@ -84,23 +85,27 @@ async def prepared(
     chat = Chat(messages=request.messages, definitions=asked.definitions, kwargs=kwargs)
     text, borders = await Renderer(template, style, traits, facts, model.name).render(chat)
     text, opened = thinking.opened(text, kwargs)
-    reader: AnswerReader = style.reader(
-        thoughts=not asked.constrained or thinking.first,
-        thinking=opened,
-        reads_calls=bool(asked.tools),
-        most_calls=None if asked.several else 1,
-        live=None if not request.stream else 0 if asked.constrained else _PATIENCE,
-        calls_only=bool(asked.forced),
-    )
     ends = _ends(source)
-    if asked.stops or ends:
-        reader = Stopping(reader, asked.stops, ends)
+    header = Harmony.lead if prefix and isinstance(style.form, Harmony) else ""
+
+    def reader() -> AnswerReader:
+        made: AnswerReader = style.reader(
+            thoughts=not asked.constrained or thinking.first,
+            thinking=opened,
+            reads_calls=bool(asked.tools),
+            most_calls=None if asked.several else 1,
+            live=None if not request.stream else 0 if asked.constrained else _PATIENCE,
+            calls_only=bool(asked.forced),
+        )
+        if asked.stops or ends:
+            made = Stopping(made, asked.stops, ends)
+        return Resumed(made, header, prefix, model.name) if prefix else made
+
     if prefix:
-        header = Harmony.lead if isinstance(style.form, Harmony) else ""
+        reader()  # refuses what cannot be gone on with
         text += header
         borders += tuple(len(text) + place for place in borders_in(prefix, facts.control))
         text += prefix
-        reader = Resumed(reader, header, prefix, model.name)
     return Prompt(
         text=text,
         borders=borders,

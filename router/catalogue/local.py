@@ -32,6 +32,7 @@ LOCAL_CAPABILITIES = frozenset(
         "penalties",
         "logit_bias",
         "logprobs",
+        "n>1",
         "no_reasoning",
     )
 )

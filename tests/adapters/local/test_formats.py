@@ -258,7 +258,7 @@ async def reader_of(case: Case, *, stream: bool) -> AnswerReader:
     engine = ScriptedEngine([], template=case.template)
     request = asking(stream=stream, **case.params).request
     model = LocalModel("m", path=Path("m.gguf"))
-    return (await prepared(request, plan(request, "m"), engine.facts, model)).reader
+    return (await prepared(request, plan(request, "m"), engine.facts, model)).reader()
 
 
 def put_together(parts: Sequence[Part]) -> tuple[str, str, list[tuple[str, str]]]:

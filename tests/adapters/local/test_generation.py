@@ -298,7 +298,7 @@ async def test_a_loop_that_closes_under_its_answer_gives_the_job_up() -> None:
     given_up: list[bool] = []
 
     async def listen() -> Hearing:
-        return Hearing(Reader(), lambda: given_up.append(True))
+        return Hearing(Reader(), lambda: given_up.append(True), asyncio.Event())
 
     hearing = await asyncio.to_thread(asyncio.run, listen())
     hearing.piece(b"nobody hears this")
@@ -350,7 +350,6 @@ async def test_smollm_ends_its_turn_and_writes_json_when_it_must(smollm: Path, m
 @pytest.mark.parametrize(
     ("params", "code"),
     [
-        ({"n": 2}, "unsupported"),
         ({"top_logprobs": 2}, "invalid_value"),
         ({"verbosity": "low"}, "unsupported"),
         ({"stop": 5}, "invalid_value"),

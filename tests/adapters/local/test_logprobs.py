@@ -183,7 +183,7 @@ def test_wherever_tokens_end_theirs_are_the_bytes_of_the_content(which: int, dat
     sizes = data.draw(st.lists(st.integers(1, 7), min_size=1, max_size=40))
 
     async def read() -> list[Any]:
-        hearing = Hearing(readers()[which][1], lambda: None)
+        hearing = Hearing(readers()[which][1], lambda: None, asyncio.Event())
         place = number = 0
         while place < len(text):
             size = sizes[number % len(sizes)]
@@ -193,7 +193,7 @@ def test_wherever_tokens_end_theirs_are_the_bytes_of_the_content(which: int, dat
             if not hearing.piece(piece, Score(-float(number))):
                 break
         hearing.finished("stop", number)
-        return await hearing.news()
+        return hearing.take()
 
     news = asyncio.run(read())
     parts = [one for one in news if isinstance(one, Part) and one.kind == "content"]

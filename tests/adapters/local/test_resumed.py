@@ -36,7 +36,8 @@ async def going_on(family: Family, prefix: str, **params: Any) -> Prompt:
 
 
 def read(prompt: Prompt, *pieces: str) -> str:
-    parts = [part for piece in pieces for part in prompt.reader.feed(piece)] + prompt.reader.end()
+    reader = prompt.reader()
+    parts = [part for piece in pieces for part in reader.feed(piece)] + reader.end()
     assert all(part.kind == "content" for part in parts)
     return "".join(part.text for part in parts)
 
@@ -81,7 +82,7 @@ async def test_control_tokens_in_the_beginning_are_text(family: Family) -> None:
 async def test_thoughts_that_a_template_opens_are_closed_before_it(family: Family) -> None:
     prompt = await going_on(family, "Well")
     assert not prompt.text.removesuffix("Well").rstrip().endswith("<think>")
-    assert prompt.reader.thinking in (False, None)
+    assert prompt.reader().thinking in (False, None)
 
 
 @pytest.mark.parametrize(
