@@ -34,11 +34,12 @@ SOON = 0.05
 class _Told:
     """How busy models are, by their places; see `Situation`."""
 
-    __slots__ = ("_fleet", "_now", "full", "loads", "slowdowns", "waits")
+    __slots__ = ("_choices", "_fleet", "_now", "full", "loads", "slowdowns", "waits")
 
-    def __init__(self, fleet: Fleet, now: float) -> None:
+    def __init__(self, fleet: Fleet, now: float, choices: int) -> None:
         self._fleet = fleet
         self._now = now
+        self._choices = choices
         self.waits: dict[int, float] = {}
         self.loads: dict[int, float] = {}
         self.slowdowns: dict[int, tuple[float, float]] = {}
@@ -69,7 +70,9 @@ class _Told:
         ours = flow.count if flow is not None else 0
         # What was begun for another router, or before this one knew the model, is not in our books.
         others = max(said.running + said.waiting - ours, 0)
-        _, slow = self.slowdowns[place] = learned.slowdown(place, min(ours + others, slots - 1))
+        # Choices are answers beside each other, and one after the other where there are more than slots.
+        first, slow = learned.slowdown(place, min(ours + others + self._choices - 1, slots - 1))
+        self.slowdowns[place] = first, slow * max(1.0, self._choices / slots)
         if ours + others < slots:
             return 0.0
         wait = others * learned.service[place] / slots
@@ -90,7 +93,7 @@ def situation_of(
     """
     now, flows = core.now(), core.traffic.flows
     core.fade(fleet, now)
-    told = _Told(fleet, now)
+    told = _Told(fleet, now, features.choices)
     silent = _look_at_flows(core, fleet, deadline, now, told)
     for place in fleet.asked:
         adapter = fleet.loaded_adapter(place)

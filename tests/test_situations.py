@@ -150,6 +150,18 @@ class TestSlots:
             assert beside.parts["slowdown"] > 1.0
             assert (alone.latency or 0.0) < (beside.latency or 0.0)
 
+    async def test_choices_slow_each_other_down_and_take_turns_beyond_the_slots(
+        self, loads: dict[str, Load]
+    ) -> None:
+        async with built(scripted("m")) as router:
+            loads["m"] = Load(running=0, slots=4)
+            one, four, many = (
+                router.route(messages=HELLO, n=n, max_tokens=200).ranking[0].parts for n in (1, 4, 40)
+            )
+        assert "slowdown" not in one
+        assert four["slowdown"] > 1.0
+        assert many["slowdown"] > 5 * four["slowdown"]  # ten rounds; the first token waits for none
+
     async def test_beyond_them_the_wait_grows_with_the_queue(self, loads: dict[str, Load]) -> None:
         waits = []
         async with built(scripted("m")) as router:

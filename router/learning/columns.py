@@ -152,11 +152,11 @@ class Columns:
             # No answer at all is a short one.
             tokens_out = max(sample.completion_tokens / max(sample.choices, 1), 1.0)
             self.forecasts.learn(place, sample.task, tokens_in, tokens_out, sample.max_tokens)
-        self._note(place)
-        self._learn_pace(
-            place, sample, tokens_in - min(sample.cached_tokens, tokens_in), tokens_out, expected
-        )
-        self.service[place] += self._weight(place) * (_seconds(sample.duration) - self.service[place])
+        if self._tells_pace(place, sample):
+            self._note(place)
+            fresh = tokens_in - min(sample.cached_tokens, tokens_in)
+            self._learn_pace(place, sample, fresh, tokens_out, expected)
+            self.service[place] += self._weight(place) * (_seconds(sample.duration) - self.service[place])
         self.samples[place] += 1
         if place in self._failures:
             self._failures[place].add(0.0, None, sample.at)
@@ -175,6 +175,8 @@ class Columns:
 
     def took_longer(self, place: int, sample: Sample) -> None:
         """An attempt was given up when it had lasted so long: its answer would have taken longer yet."""
+        if not self._tells_pace(place, sample):
+            return
         tokens_in = self.frame[place] + sample.counted_tokens * self.ratio[place]
         expected = self.forecast(place, sample.task, tokens_in, sample.max_tokens)
         first = self.base[place] + tokens_in * self.per_in[place]
@@ -184,11 +186,14 @@ class Columns:
             self._note(place)
             self._learn_pace(place, sample, tokens_in, expected[0], expected, finished=False)
 
-    def factor(self, place: int, sample: Sample) -> float:
+    def factor(self, place: int, sample: Sample) -> float | None:
         """How many times as long an answer took as the model's profile says, for its length and company.
 
         Other than a prediction, it does not follow the model: so it tells a slow spell from what is usual.
+        None: its times do not tell.
         """
+        if not self._tells_pace(place, sample):
+            return None
         speeds = speeds_of(self._profiles[place].speed)
         tokens_in = max((sample.prompt_tokens or sample.counted_tokens) - sample.cached_tokens, 0)
         slow_first, slow = sample.slowed_by(lambda calls: self.slowdown(place, calls))
@@ -218,6 +223,10 @@ class Columns:
         """Has a place looked at for staleness. Before the first thing is learned of it."""
         if place not in self._paces and place not in self._failures:
             self._seen.append(place)
+
+    def _tells_pace(self, place: int, sample: Sample) -> bool:
+        """Whether its times are one answer's: a host gives several side by side, this machine in turns."""
+        return sample.choices == 1 or not self._profiles[place].local
 
     def _weight(self, place: int) -> float:
         """The weight of the next sample."""

@@ -219,6 +219,19 @@ class TestLengths:
             learned.learn(0, sample(completion=1200, choices=4))
         assert length(learned, None) == pytest.approx(300, rel=0.05)
 
+    def test_choices_that_this_machine_gives_in_turns_tell_nothing_of_one_answers_pace(self) -> None:
+        learned = columns(local=True)
+        for _ in range(20):
+            learned.learn(0, sample())
+        alone = first_token(learned, 1000), learned.per_out[0], learned.service[0]
+        many = sample(completion=6400, choices=64, duration=200.0)
+        for _ in range(4):
+            learned.learn(0, many)
+            learned.took_longer(0, many)
+        assert (first_token(learned, 1000), learned.per_out[0], learned.service[0]) == alone
+        assert learned.factor(0, many) is None
+        assert length(learned, None) == pytest.approx(100, rel=0.2)
+
     def test_what_a_model_thinks_counts_as_output(self) -> None:
         learned = columns()
         for _ in range(40):  # 50 visible tokens, and 2,000 of reasoning among the completion tokens
