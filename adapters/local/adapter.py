@@ -49,6 +49,8 @@ class LocalAdapter:
 
     What looks like a control token in a message, a tool's definition or its result is text to the model.
 
+    Several choices (`n`) share the prompt; the one with index i is drawn with the caller's seed + i.
+
     Args:
         model: What was declared.
         engine: What computes.

@@ -47,6 +47,8 @@ class Gathered:
 
     def built(self, objects: ChatObjects, *, scored: bool) -> Choice:
         """The choice, once it has ended; `scored`: with its tokens' probabilities."""
+        if self.ended is None:
+            raise ValueError("a choice that has not ended")
         return objects.choice(
             self.index,
             content=self.texts["content"],
@@ -112,6 +114,5 @@ def _call_id() -> str:
     return f"call_{uuid.uuid4().hex[:24]}"
 
 
-def _finish(ended: Ended | None, *, called: bool) -> str:
-    finish = ended.finish if ended is not None else "length"
-    return "tool_calls" if called and finish == "stop" else finish
+def _finish(ended: Ended, *, called: bool) -> str:
+    return "tool_calls" if called and ended.finish == "stop" else ended.finish

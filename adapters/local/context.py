@@ -24,7 +24,8 @@ __all__ = ["CPU_ROWS", "GPU_ROWS", "MOST_ROWS", "DecodeError", "NativeContext"]
 
 #: Tokens of several chats computed in one step on a CPU. From 64 on llama.cpp's flash attention takes another
 #: way through its kernels, which sums up 64 cells of the memory at a time: greedy text would change with the
-#: company a chat is in. Below, each token is rounded alike whatever is computed beside it.
+#: company a chat is in. Below, each token is rounded alike whatever is computed beside it; only one alone, in
+#: a memory of 512 cells or more, is summed up in as many parts as there are threads.
 CPU_ROWS = 63
 #: The same on a GPU, which is slow with so few, and rounds its own way.
 GPU_ROWS = 512

@@ -152,27 +152,40 @@ def texts(path: Path, threads: int) -> None:
         llama = llama_of(path, threads)
         theirs: Any = llama.create_completion(one, max_tokens=TOKENS, temperature=0)
         llama.close()
-        (mine,) = said(path, [one], threads)
+        ((mine,),) = said(path, [[one]], threads)
         equal += b"".join(mine) == theirs["choices"][0]["text"].encode()
     print(f"one chat alone: {equal} of {CHATS} greedy texts of {TOKENS} tokens equal Llama's")
-    alone, gaps = Greedy(path, N_CTX, threads=threads), []
-    for one, pieces in zip(prompts, said(path, prompts, threads), strict=True):
+    later = [prompt(number) for number in range(100, 100 + CHATS)]
+    together, *turns = said(path, [prompts, *([one] for one in later)], threads)
+    alone = Greedy(path, N_CTX, threads=threads)
+    print(f"{CHATS} at once: {compared(alone, prompts, together)}")
+    print(f"{CHATS} more of the same engine, one after the other: "
+          f"{compared(alone, later, [pieces for (pieces,) in turns])}")  # fmt: skip
+    alone.close()
+
+
+def compared(alone: Greedy, prompts: list[str], answers: list[list[bytes]]) -> str:
+    """How many answers are those of an empty memory; where the others part, and how near the two tokens are."""
+    gaps = []
+    for one, pieces in zip(prompts, answers, strict=True):
         expected = alone.pieces(one, TOKENS)
         if pieces != expected:
             place = common_prefix(pieces, expected)
             gaps.append((place, alone.gap(one, place, pieces[place] if place < len(pieces) else None)))
-    alone.close()
-    print(f"{CHATS} at once: {CHATS - len(gaps)} equal the text alone; the others part at " +
-          ", ".join(f"token {place} ({gap:.3f} logits)" for place, gap in sorted(gaps)))  # fmt: skip
+    parted = ", ".join(f"token {place} ({gap:.3f} logits)" for place, gap in sorted(gaps))
+    return f"{len(prompts) - len(gaps)} equal the text alone; the others part at {parted or 'no token'}"
 
 
-def said(path: Path, prompts: list[str], threads: int) -> list[list[bytes]]:
-    """The pieces of the answers to prompts that come all at once to a fresh engine."""
+def said(path: Path, waves: list[list[str]], threads: int) -> list[list[list[bytes]]]:
+    """The pieces of the answers of one engine to prompts that come in waves, each when the one before is over."""
     engine = engine_of(path, n_ctx=N_CTX, threads=threads)
-    jobs = [job_of(one, TOKENS) for one in prompts]
-    for job, _ in jobs:
-        engine.submit(job)
+    told = []
     try:
-        return [heard.pieces for _, heard in jobs if heard.text is not None]
+        for prompts in waves:
+            jobs = [job_of(one, TOKENS) for one in prompts]
+            for job, _ in jobs:
+                engine.submit(job)
+            told.append([heard.pieces for _, heard in jobs if heard.text is not None])
     finally:
         engine.close()
+    return told

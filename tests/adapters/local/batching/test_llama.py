@@ -33,7 +33,10 @@ def test_greedy_text_equals_llamas(smollm: Path, said: list[dict[str, Any]]) -> 
 
 
 def test_so_do_later_chats_of_the_same_engine(smollm: Path) -> None:
-    """Whatever it holds already: long prompts, which share a beginning or not, and lengths around a segment's end."""
+    """Whatever it holds already: long prompts, which share a beginning or not, and lengths around a segment's end.
+
+    With one thread: several sum up a part of the memory each, and where the parts end depends on all that it holds.
+    """
     told = "The sea is calm today, and the harbour is full of boats. " * 4
     chats = [
         CHATS[1],
