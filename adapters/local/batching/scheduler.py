@@ -92,6 +92,9 @@ def plan_step(lanes: Sequence[L], limits: Limits, turn: int = 0) -> list[tuple[L
     once take a faster way through the kernels, which rounds by how they are grouped, and so nobody else is
     among them. The two kinds alternate while there is work for both.
 
+    Short prompts that a mixed step has no room for have steps without answers, too, as far as a piece goes:
+    chats that come together then begin, and end, nearly together, and few steps are for a few of them only.
+
     Args:
         lanes: At work, the oldest first.
         limits: How many tokens.
@@ -112,6 +115,10 @@ def plan_step(lanes: Sequence[L], limits: Limits, turn: int = 0) -> list[tuple[L
     short = [lane for lane in prompts if lane not in long]
     if long and (turn % 2 or not (answers or short)):
         return [_block(long, block, turn // 2)]
+    if block >= BLOCK and not long and turn % (limits.piece // limits.mixed + 1):
+        room = limits.mixed - len(answers)
+        if sum(lane.near for lane in short) > room:
+            return _mixed((), short, limits)
     return _mixed(answers, short, limits)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -107,20 +108,42 @@ def test_a_long_prompt_goes_in_blocks_of_its_own_and_leaves_no_small_rest(
 
 
 @given(long_lanes, st.integers(8, 448))
-def test_with_blocks_every_chat_gets_done_and_answers_go_on_every_other_step(
+def test_with_blocks_every_chat_gets_done_and_answers_wait_for_no_more_than_a_piece(
     at_work: list[Lane], piece: int
 ) -> None:
     total = sum(one.pending for one in at_work)
-    kept_waiting = 0
+    waited = steps = 0
     for turn in range(2 * total):
         plan = plan_step(at_work, Limits(mixed=63, piece=piece, block=448), turn)
         answers = [one for one in at_work if one.pending == 1]
-        kept_waiting = 0 if not answers or plan[0][0] in answers else kept_waiting + 1
-        assert kept_waiting <= 1
+        if not answers or plan[0][0] in answers:
+            waited = steps = 0
+        else:
+            waited, steps = waited + sum(size for _, size in plan), steps + 1
+            assert steps == 1 or waited <= piece
         for one, size in plan:
             one.computed += size
         at_work = [one for one in at_work if one.pending]
     assert not at_work
+
+
+@pytest.mark.parametrize(("piece", "alone"), [(40, 0), (100, 1), (200, 3)])
+def test_many_short_prompts_begin_nearly_together(piece: int, alone: int) -> None:
+    """As far as a piece goes, steps are theirs alone: else the first to begin would end long before the last."""
+    at_work, limits = (
+        [lane(1, 30), *(lane(23, 188) for _ in range(31))],
+        Limits(mixed=63, piece=piece, block=448),
+    )
+    turns = range(4 * (alone + 1))
+    steps = [plan_step(at_work, limits, turn) for turn in turns]
+    assert [plan[0][0] is not at_work[0] for plan in steps] == [turn % (alone + 1) > 0 for turn in turns]
+    assert all(sum(size for _, size in plan) <= 63 for plan in steps)
+
+
+def test_few_short_prompts_go_with_the_answers() -> None:
+    at_work = [lane(1, 30), lane(23, 188), lane(23, 188)]
+    for turn in range(4):
+        assert plan_step(at_work, Limits(mixed=63, piece=200, block=448), turn)[0][0] is at_work[0]
 
 
 def test_a_prompt_is_cut_where_llama_cuts_it() -> None:
