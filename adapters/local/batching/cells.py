@@ -187,11 +187,9 @@ class Cells:
     def _pad(self, count: int) -> bool:
         """Fills empty cells with copies, which plugs hold. Whether it could."""
         while count:
-            donor = max(self._of, key=lambda one: len(self._of[one]), default=None)
-            size = min(count, len(self._of[donor])) if donor is not None else 0
-            if self._scratch is None or donor is None or not size:
-                return False
-            if not self._store.double(donor, self._scratch, size):
+            donor = max(self._of, key=lambda one: len(self._of[one]))  # the sequence to be placed is there
+            size = min(count, len(self._of[donor]))
+            if self._scratch is None or not size or not self._store.double(donor, self._scratch, size):
                 return False
             cells = list(range(self._frontier, self._frontier + size))
             self._of[self._scratch] = cells
