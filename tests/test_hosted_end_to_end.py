@@ -39,7 +39,11 @@ FAULTS: tuple[Fault, ...] = get_args(Fault)
 ONLY_STREAMS = {"no_finish", "corrupt", "error_first", "error_later", "json_for_stream"}
 #: Faults after a stream's first token, which cannot be healed without repeating it.
 LATE = {"truncated", "no_finish", "corrupt", "error_later"}
-QUICK = Recovery(attempt_timeout=0.5, ttft_timeout=0.5, max_response_bytes=300_000)
+#: Faults that only a time limit ends.
+SILENT = {"hang", "keep_alive"}
+QUICK = Recovery(attempt_timeout=1.0, ttft_timeout=1.0, max_response_bytes=300_000)
+#: Only what never answers may run into a time limit: a machine may be busy for longer than a quick one.
+PATIENT = QUICK.model_copy(update={"attempt_timeout": 60.0, "ttft_timeout": 60.0})
 
 WEATHER: ChatCompletionFunctionToolParam = {
     "type": "function",
@@ -66,8 +70,13 @@ SCHEMA: dict[str, Any] = {
 
 def pair(server: LoopbackServer, **fields: Any) -> AsyncRouter:
     """A router that asks `first`, then `second`."""
-    fields.setdefault("recovery", QUICK)
+    fields.setdefault("recovery", PATIENT)
     return router_of(hosted("first", server, usd=1), hosted("second", server, usd=9), **fields)
+
+
+def limits_of(fault: Fault | None) -> Recovery:
+    """Time limits under which only a silent host is late."""
+    return QUICK if fault in SILENT else PATIENT
 
 
 def models_of(fault: Fault) -> dict[str, Script]:
@@ -79,7 +88,7 @@ class TestFaults:
     @pytest.mark.parametrize("fault", FAULTS)
     async def test_a_fault_of_the_first_model_is_healed_by_the_second(self, fault: Fault) -> None:
         with LoopbackServer(models=models_of(fault)) as server:
-            async with pair(server) as router:
+            async with pair(server, recovery=limits_of(fault)) as router:
                 completion = await router.chat.completions.create(messages=HELLO)
         decision = completion.routing
         if fault in ONLY_STREAMS:
@@ -95,7 +104,7 @@ class TestFaults:
     @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in LATE])
     async def test_a_fault_before_the_first_token_of_a_stream_is_healed(self, fault: Fault) -> None:
         with LoopbackServer(models=models_of(fault)) as server:
-            async with pair(server) as router:
+            async with pair(server, recovery=limits_of(fault)) as router:
                 stream = await router.chat.completions.create(messages=HELLO, stream=True)
                 text = text_of([chunk async for chunk in stream])
             assert server.requests[0].model == "first"
@@ -105,7 +114,7 @@ class TestFaults:
     @pytest.mark.parametrize("fault", sorted(LATE))
     async def test_a_fault_after_the_first_token_is_told_with_the_partial_text(self, fault: Fault) -> None:
         with LoopbackServer(models=models_of(fault)) as server:
-            async with pair(server) as router:
+            async with pair(server, recovery=limits_of(fault)) as router:
                 stream = await router.chat.completions.create(messages=HELLO, stream=True)
                 read = []
                 with pytest.raises(StreamInterruptedError) as caught:
@@ -132,11 +141,7 @@ class TestFaults:
         }
         for fault, kind in kinds.items():
             with LoopbackServer(Reply(fault=fault)) as server:
-                # Only what never answers may run into a time limit: a bomb takes its time on a busy machine.
-                patience = (
-                    {} if kind is ModelTimeoutError else {"attempt_timeout": 60.0, "ttft_timeout": 60.0}
-                )
-                recovery = QUICK.model_copy(update={"max_attempts": 1, **patience})
+                recovery = limits_of(fault).model_copy(update={"max_attempts": 1})
                 async with router_of(hosted("only", server), recovery=recovery) as router:
                     with pytest.raises(AllModelsFailedError) as caught:
                         await router.chat.completions.create(messages=HELLO, stream=stream)
@@ -170,7 +175,7 @@ class TestFaults:
         import asyncio
 
         with LoopbackServer(models={"first": Reply(fault="hang"), "second": "quick"}) as server:
-            async with pair(server) as router:
+            async with pair(server, recovery=QUICK) as router:
                 await router.chat.completions.create(messages=HELLO)
                 assert await asyncio.to_thread(
                     server.wait_until, lambda s: s.disconnects == 1 and not s.in_flight
@@ -287,7 +292,7 @@ class TestMoney:
     async def test_a_failed_attempts_cost_is_part_of_the_whole(self) -> None:
         models = {"first": Reply(fault="hang"), "second": Reply(text="x" * 40)}
         with LoopbackServer(models=models) as server:
-            async with pair(server) as router:
+            async with pair(server, recovery=QUICK) as router:
                 decision = (await router.chat.completions.create(messages=HELLO)).routing
         costs = [attempt.cost for attempt in decision.attempts]
         assert all(cost is not None and cost > 0 for cost in costs)  # a host that hangs may bill the prompt
@@ -388,7 +393,7 @@ class TestSecrets:
             logging.getLogger(name).setLevel(logging.DEBUG)
         with LoopbackServer(reply) as server:
             model = hosted("only", server, api_key=KEY, headers={"x-org-key": HEADER})
-            recovery = QUICK.model_copy(update={"max_attempts": 1})
+            recovery = limits_of(reply.fault).model_copy(update={"max_attempts": 1})
             async with router_of(model, recovery=recovery) as router:
                 with pytest.raises(AllModelsFailedError) as caught:
                     await router.chat.completions.create(messages=HELLO, stream=stream)
