@@ -18,6 +18,7 @@ from adapters.local.lora import NativeLora
 from adapters.local.native import LoadSettings, NativeError, NativeModel, take_complaints
 
 if TYPE_CHECKING:
+    from adapters.local.batching.states import State
     from adapters.local.sampling import Sampler
 
 __all__ = ["CPU_ROWS", "GPU_ROWS", "MOST_ROWS", "DecodeError", "NativeContext"]
@@ -264,7 +265,7 @@ class NativeContext:
         """Tokens that each token looks back on in layers with a sliding window; 0: there are none."""
         return int(c.llama_model_n_swa(self._model.pointer))
 
-    def state(self, sequence: int, start: int, end: int) -> bytes | None:
+    def state(self, sequence: int, start: int, end: int) -> memoryview | None:
         """What was computed for all positions of a sequence, which go from `start` up to `end`.
 
         Returns:
@@ -273,9 +274,9 @@ class NativeContext:
         if not self._spans(sequence, start, end):
             return None
         size = int(c.llama_state_seq_get_size(self._context, sequence))
-        buffer = (ctypes.c_uint8 * size)()
-        written = int(c.llama_state_seq_get_data(self._context, buffer, size, sequence))
-        return bytes(buffer) if 0 < written == size else None
+        state = np.empty(size, np.uint8)
+        written = int(c.llama_state_seq_get_data(self._context, _pointer(state), size, sequence))
+        return state.data if 0 < written == size else None
 
     def double(self, source: int, target: int, count: int) -> bool:
         """Copies the first `count` positions of a sequence into the first empty cells, as an empty one's.
@@ -286,9 +287,9 @@ class NativeContext:
         self.share(source, target, 0, count)
         state = self.state(target, 0, count)
         self.cut(target, 0)
-        return state is not None and self.restore(target, memoryview(state), 0, count)
+        return state is not None and self.restore(target, state, 0, count)
 
-    def restore(self, sequence: int, state: memoryview, start: int, end: int) -> bool:
+    def restore(self, sequence: int, state: State, start: int, end: int) -> bool:
         """Puts what `state` gave into the first empty cells, in that order.
 
         Args:
@@ -301,8 +302,7 @@ class NativeContext:
             Whether llama.cpp took it. If not, the sequence is empty.
         """
         data = np.frombuffer(state, np.uint8)
-        pointer = data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-        taken = int(c.llama_state_seq_set_data(self._context, pointer, len(data), sequence))
+        taken = int(c.llama_state_seq_set_data(self._context, _pointer(data), len(data), sequence))
         if taken == len(data) and self._spans(sequence, start, end):
             return True
         take_complaints()
@@ -312,3 +312,7 @@ class NativeContext:
     def _spans(self, sequence: int, start: int, end: int) -> bool:
         first = int(c.llama_memory_seq_pos_min(self._memory, sequence))
         return (first, int(c.llama_memory_seq_pos_max(self._memory, sequence))) == (start, end - 1)
+
+
+def _pointer(data: np.ndarray[Any, np.dtype[np.uint8]]) -> Any:
+    return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))

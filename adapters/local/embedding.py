@@ -51,6 +51,9 @@ class _Resident:
     def leave(self) -> bool:
         return False
 
+    def untaken(self) -> float:
+        return 1.0
+
 
 class Embedder:
     """One embedding model. Thread-safe: whoever asks while it computes waits. A context manager.

@@ -57,6 +57,8 @@ async def warmed(path: Path, threads: int) -> LocalAdapter:
     serving = engine._worker._serving
     assert serving is not None
     serving._memory.reclaim(serving._context.cells)
+    if serving._loaded.shelf is not None:
+        serving._loaded.shelf.clear()
     return adapter
 
 

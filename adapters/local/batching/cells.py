@@ -80,6 +80,11 @@ class Cells:
         """Cells that hold nothing."""
         return self._total - self._frontier + len(self._plugged) + len(self._empty)
 
+    @property
+    def gaps(self) -> int:
+        """Free cells before the last one in use: they are looked at, too."""
+        return len(self._plugged) + len(self._empty)
+
     def sole(self, sequence: int, end: int | None = None) -> int:
         """Cells of a sequence's first `end` tokens (None: of all) that no other sequence shares."""
         return int(np.count_nonzero(self._owners[self._of[sequence][:end]] == 1))

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from adapters.local.batching.disk import Disk, disk_of
+from adapters.local.batching.disk import disk_of
+from adapters.local.batching.shelf import shelf_of
 from adapters.local.context import NativeContext
 from adapters.local.engine import Job, ModelFacts, Score
 from adapters.local.files import advice, check_hash, check_unchanged, load_settings
@@ -32,7 +33,8 @@ class Loaded:
         shares: Whether sequences can share beginnings.
         sequences: How many sequences its context has for chats ...
         plugs: ... and how many more to hold free cells.
-        disk: Where beginnings go that leave its memory; None: nowhere.
+        shelf: Where finished chats wait outside of its cells; None: nowhere.
+        disk: Where beginnings go that are to outlast it; None: nowhere.
 
     Args:
         model: What to load.
@@ -90,7 +92,9 @@ class Loaded:
             metadata=self._native.metadata(),
             control=self._native.control,
         )
-        self.disk = self._make_disk(model)
+        scratch = self.sequences + self.plugs
+        self.shelf = shelf_of(self.context, scratch, self.facts.n_ctx) if self.shares else None
+        self.disk = disk_of(model, self.context, self.facts, scratch) if self.shares else None
 
     @property
     def fixed(self) -> int | None:
@@ -110,13 +114,10 @@ class Loaded:
                 raise
             return NativeContext(self._native, settings, cells=window, sequences=sequences)
 
-    def _make_disk(self, model: LocalModel) -> Disk | None:
-        if model.session_dir is None or not self.shares:
-            return None
-        return disk_of(model, self.context, self.facts, self.sequences + self.plugs)
-
     def close(self) -> None:
         """Frees the model."""
+        if self.shelf is not None:
+            self.shelf.clear()
         self._stack.close()
 
     def tokens(self, job: Job) -> list[int]:

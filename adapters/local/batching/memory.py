@@ -3,18 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from adapters.local.batching.cells import Cells, Store
 from adapters.local.batching.tree import PrefixTree
 
 if TYPE_CHECKING:
     from adapters.local.batching.disk import Block, Disk
+    from adapters.local.batching.shelf import Shelf
+    from adapters.local.batching.states import State
 
 __all__ = ["Memory"]
 
 #: The least to give up at once, in tokens: one by one would be a walk over all cells for each.
 _LEAST_TRIMMED = 256
+#: Tokens of its own that a sequence must have to be put on the shelf: fewer are computed at once, if need be.
+_LEAST_SHELVED = 16
+#: Free cells among those of finished sequences from which on a new one is not begun behind them.
+_MOST_GAPS = 256
+
+
+class _Copy(Protocol):
+    """A piece of a sequence that is somewhere else."""
+
+    @property
+    def start(self) -> int: ...
+    @property
+    def tokens(self) -> list[int]: ...
+    @property
+    def end(self) -> int: ...
+
+
+C_contra = TypeVar("C_contra", bound=_Copy, contravariant=True)
+
+
+class _Tier(Protocol[C_contra]):
+    """Where such pieces are: `Shelf`, `Disk`."""
+
+    def read(self, copy: C_contra, /) -> State | None: ...
+    def restore(self, copy: C_contra, state: State, sequence: int, /) -> bool: ...
 
 
 class Memory:
@@ -27,7 +54,9 @@ class Memory:
         sequences: Sequences that can be held at once.
         plugs: Further sequences of the store, for free cells (see `cells`); the one after them is for copies.
         tile: Cells that long prompts are summed up in at once (see `cells`); 0: that does not matter.
-        disk: Where beginnings go that leave; None: nowhere.
+        shelf: Where finished sequences go that are in the way; None: nowhere.
+        clear: Whether they are as soon as another one is at work, and not only when it needs their room.
+        disk: Where beginnings go that are to outlast the model; None: nowhere.
     """
 
     def __init__(
@@ -39,6 +68,8 @@ class Memory:
         sequences: int,
         plugs: int,
         tile: int = 0,
+        shelf: Shelf | None = None,
+        clear: bool = False,
         disk: Disk | None = None,
     ) -> None:
         self._store = store
@@ -48,8 +79,11 @@ class Memory:
             store, cells=cells, window=window, plugs=range(sequences, last), scratch=last if tile else None
         )
         self._tile = tile
+        self._sequences = sequences
         self._free = list(range(sequences))[::-1]
         self._kept: dict[int, None] = {}  # the least recently used first
+        self._shelf = shelf
+        self._clear = clear and shelf is not None
         self._disk = disk
         # Kept sequences that may not be on disk, the newest last, and what of them is not; None: unknown.
         self._unsaved: dict[int, list[Block] | None] = {}
@@ -66,8 +100,9 @@ class Memory:
         return len(self._kept)
 
     def held(self, tokens: list[int]) -> int:
-        """How many tokens at the beginning are in memory. The last one is always computed."""
-        return self._tree.match(tokens[:-1])[0]
+        """How many tokens at the beginning need not be computed. The last one always is."""
+        held = self._tree.match(tokens[:-1])[0]
+        return held if self._shelf is None else max(held, self._shelf.reach(tokens[:-1]))
 
     def room_for(self, tokens: list[int]) -> tuple[int, int]:
         """What a new sequence could take if nothing else were kept for later.
@@ -90,20 +125,32 @@ class Memory:
             private: Whether nothing of it may be written to the disk.
 
         Returns:
-            Its number, and how many tokens it holds already: from memory, or read from the disk.
+            Its number, and how many tokens it holds already: from memory, or copied back.
         """
+        if self._clear and self._cells.gaps >= _MOST_GAPS and not self._busy:
+            self._put_all_by()  # and what is wanted of it comes back without gaps
         count, source = self._source(tokens)
-        if self._tile and len(tokens) - count >= self._tile:
-            count -= count % self._tile  # what is left is computed in tiles, and begins with one
-        blocks = self._disk.find(tokens[:-1], count) if self._disk is not None else []
-        if blocks:
-            count = min(count, blocks[0].start)
+        pieces, reach = ([], count) if self._shelf is None else self._shelf.find(tokens[:-1], count)
+        if not pieces:
+            count = self._in_tiles(count, len(tokens))
         sequence = self._begin(tokens, count, source)
         self._private.discard(sequence)  # whose it was before
         if private:
             self._private.add(sequence)
+        if self._clear:
+            self._put_all_by()
         self._clear_ahead(sequence, len(tokens) - count + answer)
-        return sequence, self._restore(sequence, count, blocks)
+        if self._shelf is not None and pieces:
+            count = min(reach, self._restore(sequence, count, pieces, self._shelf))
+            count = self._in_tiles(count, len(tokens))
+            self._trim(sequence, count)
+        if self._disk is not None:
+            count = self._restore(sequence, count, self._disk.find(tokens[:-1], count), self._disk)
+        return sequence, count
+
+    def _in_tiles(self, held: int, length: int) -> int:
+        """How much of what is held is used: a long rest is computed in tiles, and begins with one."""
+        return held - held % self._tile if self._tile and length - held >= self._tile else held
 
     def _clear_ahead(self, sequence: int, count: int) -> None:
         """Gives up kept sequences that are in the way of one that is to grow in order."""
@@ -135,6 +182,7 @@ class Memory:
                 self._unsaved.pop(oldest, None)
                 self._trim(oldest, count)
                 return oldest
+            self._shelve(oldest)
             self._save(oldest)
             self._drop(oldest)
         sequence = self._free.pop()
@@ -142,19 +190,22 @@ class Memory:
         self._tree.add(sequence, tokens[:count])
         return sequence
 
-    def _restore(self, sequence: int, count: int, blocks: list[Block]) -> int:
-        """Appends blocks from the disk, as far as that goes. Returns the tokens that are held then."""
-        for block in blocks:
-            state = self._disk.read(block) if self._disk is not None else None
-            if self._disk is None or state is None or not self.reclaim(len(block.tokens)):
+    def _restore(self, sequence: int, held: int, copies: Sequence[C_contra], tier: _Tier[C_contra]) -> int:
+        """Appends copies, as far as that goes. Returns the tokens that are held then."""
+        for copy in copies:
+            if copy.start < held:  # it goes on from the middle of what is held
+                held = copy.start
+                self._trim(sequence, held)
+            state = tier.read(copy)
+            if state is None or not self.reclaim(len(copy.tokens)):
                 break
-            (cells,) = self._cells.place([(sequence, len(block.tokens))])
-            if not self._disk.restore(block, state, sequence):
+            (cells,) = self._cells.place([(sequence, len(copy.tokens))])
+            if not tier.restore(copy, state, sequence):
                 self._cells.undo([(sequence, cells)])
                 break
-            self._tree.grow(sequence, block.tokens)
-            count = block.end
-        return count
+            self._tree.grow(sequence, copy.tokens)
+            held = copy.end
+        return held
 
     def place(self, wanted: Sequence[tuple[int, int]]) -> list[list[int]]:
         """Cells for the next tokens of each sequence; see `cells.Cells.place`."""
@@ -180,6 +231,33 @@ class Memory:
         self._kept[sequence] = None
         if self._worth_saving(sequence):
             self._unsaved[sequence] = None
+        if self._clear and self._busy:
+            self._put_by(sequence)
+
+    @property
+    def _busy(self) -> bool:
+        return len(self._free) + len(self._kept) < self._sequences
+
+    def _put_all_by(self) -> None:
+        for sequence in list(self._kept):
+            self._put_by(sequence)
+
+    def _put_by(self, sequence: int) -> None:
+        """Takes a kept sequence out of the way of those at work, if nothing is lost with it."""
+        if self._cells.sole(sequence) >= _LEAST_SHELVED:
+            late = sequence in self._unsaved and self._disk is not None and self._disk.full
+            if late or self._disordered(sequence) or not self._shelve(sequence):
+                return
+            if sequence in self._unsaved:
+                self._save(sequence)
+        self._drop(sequence)
+
+    def _disordered(self, sequence: int) -> bool:
+        return self._tree.length(sequence) - self._cells.ordered(sequence) >= _LEAST_SHELVED
+
+    def _shelve(self, sequence: int) -> bool:
+        """Copies a sequence to the shelf. Whether all of it is there now."""
+        return self._shelf is not None and self._shelf.put(sequence, self._in_order(sequence))
 
     def reclaim(self, cells: int) -> bool:
         """Gives up kept sequences, the least recently used first, until so many cells are free.
@@ -195,6 +273,7 @@ class Memory:
 
     def _give_up(self, sequence: int, cells: int) -> None:
         """Frees so many cells of a kept sequence's end, or all that it has."""
+        self._shelve(sequence)
         self._save(sequence)
         own, length = self._cells.sole_tail(sequence), self._tree.length(sequence)
         trimmed = max(cells, _LEAST_TRIMMED)
@@ -227,10 +306,11 @@ class Memory:
                 self._disk.save(block, sequence)
 
     def _missing(self, sequence: int) -> list[Block]:
-        if self._disk is None:
-            return []
-        # What was computed out of order is rounded otherwise, and a block would keep that.
-        return self._disk.missing(self._tree.tokens(sequence)[: self._cells.ordered(sequence)])
+        return [] if self._disk is None else self._disk.missing(self._in_order(sequence))
+
+    def _in_order(self, sequence: int) -> list[int]:
+        """What a sequence holds, without what was computed out of order: that is rounded otherwise."""
+        return self._tree.tokens(sequence)[: self._cells.ordered(sequence)]
 
     def _worth_saving(self, sequence: int) -> bool:
         if self._disk is None or sequence in self._private:

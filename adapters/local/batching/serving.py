@@ -62,13 +62,16 @@ class Serving:
         cells, sequences = self._context.cells, self._loaded.sequences
         if not self._loaded.shares:
             return Separate(self._context, cells=cells, sequences=sequences)
+        on_gpu = self._context.rows > BLOCK
         return Memory(
             self._context,
             cells=cells,
             window=self._loaded.facts.n_ctx,
             sequences=sequences,
             plugs=self._loaded.plugs,
-            tile=0 if self._context.rows > BLOCK else BLOCK,
+            tile=0 if on_gpu else BLOCK,
+            shelf=self._loaded.shelf,
+            clear=not on_gpu,
             disk=self._loaded.disk,
         )
 

@@ -178,6 +178,11 @@ class Worker:
                 return True
             return False
 
+    def untaken(self) -> float:
+        """See `residency.Engine`."""
+        shelf = None if self._loaded is None else self._loaded.shelf
+        return 1.0 if shelf is None else shelf.empty
+
     def _wanted(self) -> bool:
         with self._lock:
             return not self._closed and len(self._waiting) > 0

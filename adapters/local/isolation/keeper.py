@@ -214,6 +214,10 @@ class Keeper:
         with self._lock:
             return self._told.resident and not self._tickets and not self._dead and not self._closed
 
+    def untaken(self) -> float:
+        """See `residency.Engine`; what it does not know it does not count on."""
+        return 1.0
+
     def leave(self) -> bool:
         """See `residency.Engine`."""
         with self._lock:

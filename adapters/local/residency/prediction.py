@@ -15,7 +15,7 @@ from router.catalogue.gguf import GGUFError, GGUFFile, read_gguf
 from router.catalogue.local import EXTRA_TOKENS, MOST_CONTEXT
 from router.models import LocalModel
 
-__all__ = ["KEPT_SEQUENCES", "Need", "cells_for", "identity", "predict"]
+__all__ = ["KEPT_SEQUENCES", "Need", "cells_for", "identity", "predict", "shelf_for"]
 
 #: Finished sequences that are kept beside the running ones.
 KEPT_SEQUENCES = 24
@@ -46,6 +46,7 @@ class Need:
         per_cell: Of one cell: a token of context.
         window: Cells that it cannot do without: one request's whole context.
         extra: Cells beside them, at most: for other requests, and for beginnings that are kept.
+        per_shelved: Of one token of a finished chat that waits outside of the cells (see `batching.shelf`).
     """
 
     source: Hashable
@@ -54,16 +55,22 @@ class Need:
     per_cell: int
     window: int
     extra: int
+    per_shelved: int = 0
 
     def own(self, cells: int) -> int:
         """Bytes beside the weights with so many cells."""
-        return self.fixed + self.per_cell * (-(-cells // _CELLS) * _CELLS)
+        return self.fixed + self.per_cell * (-(-cells // _CELLS) * _CELLS) + self.shelf(cells)
+
+    def shelf(self, cells: int) -> int:
+        """Bytes of these for finished chats, which are taken as these come."""
+        return self.per_shelved * shelf_for(self.window, cells)
 
     def cells(self, room: int) -> int | None:
         """The cells that fit into so many bytes, beside all else but the weights; None: too few."""
         if self.own(self.window) > room:
             return None
-        fit = (room - self.fixed) // max(self.per_cell, 1) // _CELLS * _CELLS
+        room += self.per_shelved * self.window  # what is a window has no shelf
+        fit = (room - self.fixed) // max(self.per_cell + self.per_shelved, 1) // _CELLS * _CELLS
         return min(self.window + self.extra, max(self.window, fit))
 
 
@@ -75,6 +82,11 @@ def cells_for(window: int, slots: int, bytes_per_token: int) -> int:
     """
     extra = min((slots - 1) * window, EXTRA_TOKENS, _EXTRA_BYTES // max(1, bytes_per_token))
     return window + extra
+
+
+def shelf_for(window: int, cells: int) -> int:
+    """Tokens of finished chats that may wait outside of so many cells: as many as are beside a window."""
+    return max(0, cells - window)
 
 
 def identity(path: Path) -> Hashable:
@@ -118,6 +130,7 @@ def predict(model: LocalModel, slots: int) -> Need:
         per_cell=layers.per_cell + layers.masks * _ROWS * _HALF,
         window=window,
         extra=cells_for(window, slots, layers.per_cell) - window,
+        per_shelved=0 if layers.state else layers.per_cell,
     )
 
 

@@ -44,6 +44,10 @@ class Engine(Protocol):
         """Gives its memory back soon, on its own thread, if it is idle. Returns whether it will."""
         ...
 
+    def untaken(self) -> float:
+        """The share of its shelf (`Held.shelf`) that is empty, as far as one knows."""
+        ...
+
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Account:
@@ -207,7 +211,7 @@ class Residency:
             return None
         # What is being loaded was not taken yet, or only in part: it does not count as ours.
         ours = [one for one in self._accounts if one.state in ("in", "leaving") and one.held is not None]
-        own = sum(one.held.own for one in ours if one.held is not None)
+        own = sum(_taken(one.engine, one.held) for one in ours if one.held is not None)
         fixed = {one.held.source: one.fixed for one in ours if one.held is not None}
         return found.available + own + sum(fixed.values()) - margin(found.total)
 
@@ -231,7 +235,7 @@ class Residency:
                 cells = need.cells(free + gained)
         if cells is None:
             return None
-        account.held = Held(need.own(cells), need.weights, need.source)
+        account.held = Held(need.own(cells), need.weights, need.source, need.shelf(cells))
         account.state = "entering"
         return cells
 
@@ -294,3 +298,8 @@ class Residency:
 
 def _holdings(accounts: Iterable[Account]) -> list[Held]:
     return [one.held for one in accounts if one.held is not None]
+
+
+def _taken(engine: Engine, held: Held) -> int:
+    """Bytes beside the weights that a model that was loaded takes now."""
+    return held.own - int(held.shelf * engine.untaken())

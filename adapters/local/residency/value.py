@@ -36,11 +36,13 @@ class Held:
         own: Bytes that are its own.
         weights: Bytes of its weights.
         source: What the weights are: models of the same source hold them once, together.
+        shelf: Of what is its own, bytes that it takes only by and by.
     """
 
     own: int
     weights: int
     source: Hashable
+    shelf: int = 0
 
 
 def occupied(held: Sequence[Held]) -> int:

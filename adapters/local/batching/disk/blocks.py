@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from adapters.local.batching.states import State
+
 __all__ = ["Block", "blocks_of", "packed", "unpacked"]
 
 
@@ -52,15 +54,19 @@ def blocks_of(model: bytes, tokens: list[int], size: int) -> Iterator[Block]:
         yield Block(digest.hexdigest()[:40], start, part)
 
 
-def packed(model: bytes, block: Block, state: bytes) -> list[bytes]:
+def packed(model: bytes, block: Block, state: State) -> list[State]:
     """A block's content for the disk, as parts that belong together."""
-    return [model + block.start.to_bytes(4, "little") + _bytes(block.tokens), state]
+    return [_head(model, block), state]
 
 
 def unpacked(model: bytes, block: Block, data: memoryview) -> memoryview | None:
     """The state in a block's content; None if it belongs to another model or other tokens."""
-    (head,) = packed(model, block, b"")[:1]
+    head = _head(model, block)
     return data[len(head) :] if data[: len(head)] == head else None
+
+
+def _head(model: bytes, block: Block) -> bytes:
+    return model + block.start.to_bytes(4, "little") + _bytes(block.tokens)
 
 
 def _bytes(tokens: list[int]) -> bytes:

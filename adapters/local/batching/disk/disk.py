@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from adapters.local.batching.disk.blocks import Block, blocks_of, packed, unpacked
 from adapters.local.batching.disk.folder import Folder
 from adapters.local.batching.disk.writer import Writer
+from adapters.local.batching.states import Copier, State, StateStore
 
-__all__ = ["BLOCK", "Disk", "StateStore"]
+__all__ = ["BLOCK", "Disk"]
 
 #: Tokens of a block: what does not fill one is computed again, in a step or two.
 BLOCK = 64
@@ -16,26 +15,6 @@ BLOCK = 64
 LEAST = 256
 #: Seconds between two looks while the disk is slower than whoever waits for it.
 _LOOK = 0.005
-
-
-class StateStore(Protocol):
-    """The cells themselves (see `cells.Store`), and what was computed for them as bytes."""
-
-    def share(self, source: int, target: int, start: int, end: int) -> None:
-        """See `cells.Store`."""
-        ...
-
-    def cut(self, sequence: int, start: int, end: int = -1) -> None:
-        """See `cells.Store`."""
-        ...
-
-    def state(self, sequence: int, start: int, end: int) -> bytes | None:
-        """What a sequence holds, from position `start` up to `end`; None if that is not all of it."""
-        ...
-
-    def restore(self, sequence: int, state: memoryview, start: int, end: int) -> bool:
-        """Puts a state into the first empty cells, as an empty sequence's. Whether it could."""
-        ...
 
 
 class Disk:
@@ -46,7 +25,7 @@ class Disk:
 
     Args:
         store: The model's memory.
-        scratch: A sequence of the store that is empty, and nobody else's.
+        scratch: See `Copier`.
         model: Whose states they are; see `identity`.
         folder: Where they are.
         block: Tokens of a block.
@@ -63,8 +42,7 @@ class Disk:
         block: int = BLOCK,
         least: int = LEAST,
     ) -> None:
-        self._store = store
-        self._scratch = scratch
+        self._copier = Copier(store, scratch)
         self._model = model
         self._folder = folder
         self._block = block
@@ -117,31 +95,32 @@ class Disk:
         if self._writer.full:
             self._writer.dropped += 1
             return
-        self._store.share(sequence, self._scratch, block.start, block.end)
-        state = self._store.state(self._scratch, block.start, block.end)
-        self._store.cut(self._scratch, 0)
+        state = self._copier.out(sequence, block.start, block.end)
         if state is not None:
             self._writer.put(block.name, packed(self._model, block, state), self._age(block))
 
-    def read(self, block: Block) -> memoryview | None:
+    def read(self, block: Block) -> State | None:
         """A block's state; None if it is not there (any more)."""
         parts = self._writer.waiting(block.name)
         if parts is not None:
-            return memoryview(parts[-1])
+            return parts[-1]
         data = self._folder.read(block.name)
         state = None if data is None else unpacked(self._model, block, data)
         if data is not None and state is None:
             self._folder.discard(block.name, "belongs to another model")
         return state
 
-    def restore(self, block: Block, state: memoryview, sequence: int) -> bool:
+    def restore(self, block: Block, state: State, sequence: int) -> bool:
         """Puts a block into the first empty cells, as the end of a sequence. Whether that succeeded."""
-        if not self._store.restore(self._scratch, state, block.start, block.end):
+        if not self._copier.back(state, block.start, block.end, sequence):
             self._folder.discard(block.name, "is not taken by llama.cpp")
             return False
-        self._store.share(self._scratch, sequence, block.start, block.end)
-        self._store.cut(self._scratch, 0)
         return True
+
+    @property
+    def full(self) -> bool:
+        """Whether the next block would be dropped: the disk is slower than whoever computes."""
+        return self._writer.full
 
     def ready(self) -> bool:
         """Waits a moment for the writing to get on, if need be. Whether a block can be saved now."""

@@ -123,6 +123,17 @@ def test_cells_are_given_as_far_as_they_fit() -> None:
     assert need.cells(10**9) == 1536
 
 
+def test_cells_beside_a_window_have_a_shelf_as_large() -> None:
+    need = Need(source="a", weights=0, fixed=100, per_cell=10, window=512, extra=1024, per_shelved=6)
+    assert need.own(512) == 100 + 5120
+    assert need.own(1024) == 100 + 10240 + 6 * 512
+    assert need.cells(need.own(1024)) == 1024
+    assert need.cells(need.own(1024) - 1) == 768
+    assert need.cells(10**9) == 1536
+    assert need.shelf(1536) == 6 * 1024
+    assert need.own(1536) == 100 + 15360 + need.shelf(1536)
+
+
 def test_all_parts_of_a_split_file_count(tmp_path: Path) -> None:
     pairs = [pair("general.architecture", 8, text("x")), pair("split.count", 2, struct.pack("<H", 3))]
     for part, size in ((1, 100), (2, 2000), (3, 300)):
@@ -173,7 +184,8 @@ loaded = arrive(model, 8, Lodger(need.window + need.extra), lambda: True)
 loaded.context.put(0, list(range(60)), 0, output=True)
 loaded.context.compute()
 grown = psutil.Process().memory_info().rss - before
-print((need.weights + need.own(need.window + need.extra)) / grown)
+cells = need.window + need.extra
+print((need.weights + need.own(cells) - need.shelf(cells)) / grown)
 """
 
 

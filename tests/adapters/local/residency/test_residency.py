@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -29,10 +30,14 @@ class Engine:
         self.busy = False
         self.prompt = True
         self.asked = 0
+        self.empty = 1.0
         residency.register(self.account)
 
     def idle(self) -> bool:
         return not self.busy
+
+    def untaken(self) -> float:
+        return self.empty
 
     def leave(self) -> bool:
         self.asked += 1
@@ -261,6 +266,20 @@ def test_by_default_there_is_what_the_machine_has_to_spare_and_what_the_models_h
     assert residency.limit() == (2000 - margin) * MIB
     second.enter(need(800))
     assert not first.here
+
+
+def test_what_a_model_takes_by_and_by_counts_once() -> None:
+    """What is set aside for finished chats and was not taken yet is among what the machine has to spare."""
+    free = 2000
+    residency = Residency(room=lambda: Room(free * MIB, 4096 * MIB))
+    one = Engine(residency, "a")
+    limit = residency.limit()
+    one.enter(replace(need(0, window=100, extra=300), per_shelved=CELL))
+    assert residency.held() == 700 * MIB
+    free = 2000 - 400
+    assert residency.limit() == limit
+    one.empty, free = 0.5, 2000 - 400 - 150
+    assert residency.limit() == limit
 
 
 def test_a_model_that_fits_once_others_left_is_not_refused_though_their_size_is_uncertain() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from adapters.local.batching.disk.disk import Disk
 from adapters.local.batching.disk.folder import Data, Folder
 from adapters.local.batching.memory import Memory
+from adapters.local.batching.states import State
 from tests.adapters.local.batching.test_memory import FakeStore, compute, prompts
 
 SEQUENCES, PLUGS, BLOCK, LEAST = 7, 12, 3, 4
@@ -37,7 +38,7 @@ class StateStore(FakeStore):
             json.dumps(found).encode() if sorted(at for at, _ in found) == list(range(start, end)) else None
         )
 
-    def restore(self, sequence: int, state: memoryview, start: int, end: int) -> bool:
+    def restore(self, sequence: int, state: State, start: int, end: int) -> bool:
         assert not any(who == sequence for owners in self.owners for who, _ in owners)
         if self.refuses:
             return False

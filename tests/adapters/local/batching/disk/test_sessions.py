@@ -14,6 +14,7 @@ import pytest
 
 from adapters.local.batching import BatchingEngine
 from adapters.local.batching.disk import disk, folder
+from adapters.local.batching.states import State
 from adapters.local.isolation import ProcessEngine
 from router.models import LocalModel
 from tests.adapters.local.batching.kit import Heard, engine_of, job_of
@@ -270,7 +271,7 @@ def test_a_state_that_llama_cpp_refuses_is_computed_again(
     assert "is not taken by llama.cpp" in caplog.text
 
 
-def _shortened(state: memoryview | None) -> memoryview | None:
+def _shortened(state: State | None) -> State | None:
     return None if state is None else state[:-100]
 
 
