@@ -45,19 +45,20 @@ async def scaling(path: Path, threads: int) -> None:
 
 
 async def two_models(path: Path, threads: int) -> None:
-    """Two engines at once, and the same work one engine after the other."""
+    """Two engines at once, and the same work one engine after the other; in turn, a few times."""
     both = [adapter_of(path, threads), adapter_of(path, threads)]
     for adapter in both:
         await ask(adapter, messages(0), 1)
-    began = time.perf_counter()
-    for adapter in both:
-        await at_once(adapter, 4, 10)
-    alone = time.perf_counter() - began
-    began = time.perf_counter()
-    await asyncio.gather(*(at_once(adapter, 4, 20) for adapter in both))
-    print(
-        f"two models at once: {alone / (time.perf_counter() - began):.2f}x the speed of one after the other"
-    )
+    ratios = []
+    for start in range(100, 400, 100):
+        began = time.perf_counter()
+        for adapter in both:
+            await at_once(adapter, 4, start)
+        alone = time.perf_counter() - began
+        began = time.perf_counter()
+        await asyncio.gather(*(at_once(adapter, 4, start + 50) for adapter in both))
+        ratios.append(alone / (time.perf_counter() - began))
+    print(f"two models at once: {statistics.median(ratios):.2f}x the speed of one after the other")
     for adapter in both:
         await adapter.aclose()
 
@@ -90,17 +91,24 @@ class Stopwatch:
 
 
 async def steps(path: Path, threads: int) -> None:
-    """What the engine's thread does while 8 chats are answered; Python's share by CPU: others take turns."""
+    """What the engine's thread does while 8 chats are answered; shares by CPU: others take turns with it.
+
+    Copying is what llama.cpp takes to put finished chats out of the way, and to bring them back.
+    """
     adapter = adapter_of(path, threads)
     await ask(adapter, messages(0), 1)
     with (
         Stopwatch(Serving, "step") as step,
         Stopwatch(NativeContext, "compute") as compute,
         Stopwatch(NativeContext, "draw") as draw,
+        Stopwatch(NativeContext, "state") as out,
+        Stopwatch(NativeContext, "restore") as back,
     ):
         await at_once(adapter, CHATS, 30)
-    rest = step.cpu - compute.cpu - draw.cpu
+    copying = out.cpu + back.cpu
+    rest = step.cpu - compute.cpu - draw.cpu - copying
     print(f"a step: {1000 * step.clock / step.calls:.1f} ms; sampling {100 * draw.cpu / step.clock:.2f} %, "
+          f"copying {100 * copying / step.clock:.2f} %, "
           f"Python {100 * rest / step.clock:.2f} % ({1000 * rest / step.calls:.3f} ms)")  # fmt: skip
     await adapter.aclose()
 

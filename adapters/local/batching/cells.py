@@ -210,9 +210,9 @@ class Cells:
     def _unplug(self, start: int, count: int) -> list[int]:
         cells = self._plugged[start : start + count]
         del self._plugged[start : start + count]
+        # Cells of chats that ran together lie among each other, a plug's positions do not: few cuts do.
         run: tuple[int, int, int] | None = None  # a plug, and its positions from - to
-        for cell in cells:
-            plug, position = self._plug_of.pop(cell)
+        for plug, position in sorted(self._plug_of.pop(cell) for cell in cells):
             self._taken[plug, position] = False
             if run is not None and run[0] == plug and run[2] == position:
                 run = (plug, run[1], position + 1)
