@@ -182,7 +182,6 @@ class Memory:
                 self._unsaved.pop(oldest, None)
                 self._trim(oldest, count)
                 return oldest
-            self._shelve(oldest)
             self._save(oldest)
             self._drop(oldest)
         sequence = self._free.pop()
@@ -244,20 +243,15 @@ class Memory:
 
     def _put_by(self, sequence: int) -> None:
         """Takes a kept sequence out of the way of those at work, if nothing is lost with it."""
-        if self._cells.sole(sequence) >= _LEAST_SHELVED:
+        if self._shelf is not None and self._cells.sole(sequence) >= _LEAST_SHELVED:
+            tokens = self._in_order(sequence)
+            disordered = self._tree.length(sequence) - len(tokens) >= _LEAST_SHELVED
             late = sequence in self._unsaved and self._disk is not None and self._disk.full
-            if late or self._disordered(sequence) or not self._shelve(sequence):
+            if disordered or late or not self._shelf.put(sequence, tokens):
                 return
             if sequence in self._unsaved:
-                self._save(sequence)
+                self._write(sequence)
         self._drop(sequence)
-
-    def _disordered(self, sequence: int) -> bool:
-        return self._tree.length(sequence) - self._cells.ordered(sequence) >= _LEAST_SHELVED
-
-    def _shelve(self, sequence: int) -> bool:
-        """Copies a sequence to the shelf. Whether all of it is there now."""
-        return self._shelf is not None and self._shelf.put(sequence, self._in_order(sequence))
 
     def reclaim(self, cells: int) -> bool:
         """Gives up kept sequences, the least recently used first, until so many cells are free.
@@ -273,7 +267,6 @@ class Memory:
 
     def _give_up(self, sequence: int, cells: int) -> None:
         """Frees so many cells of a kept sequence's end, or all that it has."""
-        self._shelve(sequence)
         self._save(sequence)
         own, length = self._cells.sole_tail(sequence), self._tree.length(sequence)
         trimmed = max(cells, _LEAST_TRIMMED)
@@ -301,6 +294,11 @@ class Memory:
 
     def _save(self, sequence: int) -> None:
         """Before a kept sequence, or its end, leaves."""
+        if self._shelf is not None:
+            self._shelf.put(sequence, self._in_order(sequence))
+        self._write(sequence)
+
+    def _write(self, sequence: int) -> None:
         if self._disk is not None and self._worth_saving(sequence):
             for block in self._missing(sequence):
                 self._disk.save(block, sequence)
