@@ -72,7 +72,7 @@ class Hearing:
         self._loop = asyncio.get_running_loop()
         self._arrived = arrived
         self._guard = threading.Lock()
-        self._news: list[Heard] = []
+        self._news: list[Heard | str] = []  # text: content, and nothing else to be said of it
         self._shown = False
 
     # On the engine's thread
@@ -84,10 +84,13 @@ class Hearing:
     def piece(self, text: bytes, score: Score | None = None, /) -> bool:
         """See `engine.Listener`."""
         characters = self._characters.feed(text)
+        reader = self._reader
         if score is not None:
             self._scored = True
             self._trace.add(text, score, len(characters), unfinished=self._characters.unfinished)
-        reader = self._reader
+        elif not self._undecided and reader.passes(characters):  # nearly always
+            self._tell((characters,))
+            return True
         before = reader.thinking
         if characters and (parts := reader.feed(characters)):
             self._tell(self._traced(parts) if self._scored else parts)
@@ -125,7 +128,7 @@ class Hearing:
         """See `engine.Listener`."""
         self._tell([error])
 
-    def _tell(self, news: Sequence[Heard]) -> None:
+    def _tell(self, news: Sequence[Heard | str]) -> None:
         if not news:
             return
         with self._guard:
@@ -134,8 +137,9 @@ class Hearing:
         if asleep:
             # Asked for when the loop turns out to be closed, and not before: `leave` may come first.
             wake(self._loop, self._arrived.set, lambda: self._abandon())  # noqa: PLW0108
-        if not self._shown or not isinstance(news[-1], Part):  # the first word, and the end, are waited for
-            self._shown = isinstance(news[-1], Part)
+        words = isinstance(news[-1], str | Part)
+        if not self._shown or not words:  # the first word, and the end, are waited for
+            self._shown = words
             hurry()
 
     # On the event loop
@@ -151,11 +155,10 @@ class Hearing:
         return _put_together(news)
 
 
-def _put_together(news: list[Heard]) -> list[Heard]:
-    if len(news) < 2:  # noqa: PLR2004 - nothing to put together
-        return news
+def _put_together(news: list[Heard | str]) -> list[Heard]:
     found: list[Heard] = []
-    for one in news:
+    for heard in news:
+        one = Part("content", heard) if isinstance(heard, str) else heard
         last = found[-1] if found else None
         if isinstance(one, Part) and isinstance(last, Part) and one.kind == last.kind != "call":
             found[-1] = Part(one.kind, last.text + one.text, scores=last.scores + one.scores)

@@ -50,6 +50,13 @@ class AnswerReader(Protocol):
         """Whether what came last is reasoning; None: too early to tell."""
         ...
 
+    def passes(self, text: str) -> bool:
+        """Whether more text is content as it is, all of it; if so, it counts as fed, and else it is to be.
+
+        Most of an answer is, and this is the short way: `feed` would give the same.
+        """
+        ...
+
     def feed(self, text: str) -> list[Part]:
         """What the text so far makes certain and was not given before."""
         ...
@@ -125,15 +132,21 @@ class Reader:
 
     def feed(self, text: str) -> list[Part]:
         """See `AnswerReader`."""
-        self._read += len(text)
-        if self._flows(text):
-            self._called = False
+        if self.passes(text):
             return [Part("content", text, places=((self._read - len(text), len(text)),))]
+        self._read += len(text)
         self._buffer += text
         return self._drain(end=False)
 
+    def passes(self, text: str) -> bool:
+        """See `AnswerReader`."""
+        if not self._flows(text):
+            return False
+        self._read += len(text)
+        self._called = False
+        return True
+
     def _flows(self, text: str) -> bool:
-        """Whether a text is content as it is, all of it: most of an answer. The long way gives the same."""
         if self._state != "text" or self._buffer or self._calls_only or not text or self.done:
             return False
         if self._trims and (self._space or not self._said or text[-1].isspace()):

@@ -46,6 +46,10 @@ class Resumed:
         """See `AnswerReader`."""
         return self._reader.thinking
 
+    def passes(self, text: str) -> bool:
+        """See `AnswerReader`."""
+        return not self._due and self._reader.passes(text)
+
     def feed(self, text: str) -> list[Part]:
         """See `AnswerReader`."""
         return self._without_due(self._reader.feed(text))

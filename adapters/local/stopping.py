@@ -37,6 +37,10 @@ class Stopping:
         """See `AnswerReader`."""
         return self._reader.thinking
 
+    def passes(self, text: str) -> bool:
+        """See `AnswerReader`."""
+        return self._ends.passes(text) and self._stops.passes(text) and self._reader.passes(text)
+
     def feed(self, text: str) -> list[Part]:
         """See `AnswerReader`."""
         return self._cut(self._reader.feed(self._ends.feed(text)))

@@ -46,12 +46,18 @@ class StopText:
         self._held = ""
         self.stopped = False
 
+    def passes(self, text: str) -> bool:
+        """Whether nothing in a text can belong to a stop string: nearly always. It need not be fed then."""
+        if self.stopped or self._held:
+            return False
+        return not self._firsts or not any(first in text for first in self._firsts)
+
     def feed(self, text: str) -> str:
         """What these characters make certain; nothing more once `stopped`."""
         if self.stopped:
             return ""
-        if not self._held and not any(first in text for first in self._firsts):
-            return text  # nothing in it can begin a stop string: nearly always
+        if self.passes(text):
+            return text
         self._held += text
         cut = min((place for stop in self._stops if (place := self._held.find(stop)) >= 0), default=-1)
         if cut >= 0:

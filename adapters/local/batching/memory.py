@@ -246,12 +246,19 @@ class Memory:
         if self._shelf is not None and self._cells.sole(sequence) >= _LEAST_SHELVED:
             tokens = self._in_order(sequence)
             disordered = self._tree.length(sequence) - len(tokens) >= _LEAST_SHELVED
-            late = sequence in self._unsaved and self._disk is not None and self._disk.full
-            if disordered or late or not self._shelf.put(sequence, tokens):
+            if disordered or not self._written(sequence) or not self._shelf.put(sequence, tokens):
                 return
-            if sequence in self._unsaved:
-                self._write(sequence)
         self._drop(sequence)
+
+    def _written(self, sequence: int) -> bool:
+        """Copies a kept sequence to the disk, if there is one and it keeps up. Whether all of it is there."""
+        if self._disk is None or sequence not in self._unsaved:
+            return True
+        for block in self._missing(sequence):
+            if self._disk.full:
+                return False
+            self._disk.save(block, sequence)
+        return True
 
     def reclaim(self, cells: int) -> bool:
         """Gives up kept sequences, the least recently used first, until so many cells are free.
@@ -296,9 +303,6 @@ class Memory:
         """Before a kept sequence, or its end, leaves."""
         if self._shelf is not None:
             self._shelf.put(sequence, self._in_order(sequence))
-        self._write(sequence)
-
-    def _write(self, sequence: int) -> None:
         if self._disk is not None and self._worth_saving(sequence):
             for block in self._missing(sequence):
                 self._disk.save(block, sequence)

@@ -227,15 +227,16 @@ class Worker:
         refused.tell(failed)
 
     def _wait_for_work(self) -> bool:
-        if not self._running:
-            flush()
-            self._place.changed()
-            if self._serving is not None:
-                self._serving.rest(lambda: self._closed or self._leaving or len(self._waiting) > 0)
+        if self._running:  # between two steps: nobody else changes it
+            return not self._closed
+        flush()
+        self._place.changed()
+        if self._serving is not None:
+            self._serving.rest(lambda: self._closed or self._leaving or len(self._waiting) > 0)
         longest = self._declared.idle_ttl if self._loaded is not None else None
         end = None if longest is None else time.monotonic() + longest
         with self._lock:
-            while not (self._closed or self._leaving or self._waiting or self._running):
+            while not (self._closed or self._leaving or self._waiting):
                 self._leaving = end is not None and time.monotonic() >= end
                 if not self._leaving:
                     self._lock.wait(None if end is None else end - time.monotonic())

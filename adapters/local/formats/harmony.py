@@ -151,6 +151,10 @@ class HarmonyReader:
         """See `reading.AnswerReader`."""
         return None if self._state == "header" else self._state == "reasoning"
 
+    def passes(self, text: str) -> bool:  # noqa: ARG002 - any text may go on to a channel's mark
+        """See `reading.AnswerReader`."""
+        return False
+
     def feed(self, text: str) -> list[Part]:
         """See `reading.AnswerReader`."""
         self._buffer += text

@@ -46,7 +46,7 @@ class Life:
         self._place = place
         self._wanted = wanted
         self._turn = shared_descriptor()
-        self._own: int | None = None  # bytes beside its weights, once room is set aside
+        self._own: int | None = None  # bytes that it takes at once beside its weights, if there is room
         self._began = 0.0
 
     def start(self, hear: Callable[[object], None], over: Callable[[Ending], None]) -> Child:
@@ -80,7 +80,7 @@ class Life:
         except ModelError as error:
             self.refusal = error
             raise StartError(str(error)) from error
-        self._own = need.own(cells)
+        self._own = need.own(cells) - need.shelf(cells)
         return cells
 
     def loaded(self, pid: int | None) -> None:
