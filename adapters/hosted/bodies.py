@@ -50,6 +50,7 @@ class Body(httpx2.AsyncByteStream):
 
     def __init__(self, raw: httpx2.AsyncByteStream, limits: Limits, *, packed: bool) -> None:
         self._raw = raw
+        self._closed = False
         self._limits = limits
         self._packed = packed
 
@@ -62,9 +63,12 @@ class Body(httpx2.AsyncByteStream):
             if monotonic() > deadline:
                 raise self._too_late()
             yield piece
+            if self._closed:
+                return
 
     async def aclose(self) -> None:
-        """Closes the connection, unless the body was read to its end."""
+        """Closes the connection, unless the body was read to its end. Nothing more is read of it."""
+        self._closed = True
         await self._raw.aclose()
 
     def _pieces(self) -> AsyncIterator[bytes]:
@@ -139,6 +143,8 @@ class EventBody(Body):
             if events:
                 heard = now
                 yield events
+                if self._closed:
+                    return
             elif now - heard > limits.idle:
                 raise self._silent()
             if cleaner.done:

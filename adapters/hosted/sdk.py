@@ -7,6 +7,7 @@ import json
 import ssl
 from collections.abc import AsyncGenerator
 from functools import lru_cache
+from traceback import clear_frames
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -100,7 +101,8 @@ class Client:
             answer: object = await self._sdk.post(
                 _PATH, cast_to=ChatCompletion, body=out.body, options=options
             )
-        except ModelError:
+        except ModelError as error:
+            clear_frames(error.__traceback__)  # see `_clean`
             raise
         except Exception as error:  # noqa: BLE001 - the SDK builds objects from unchecked JSON: it may raise anything
             check_sendable(out, error)
@@ -128,10 +130,11 @@ class Client:
                 stream=True,
                 stream_cls=openai.AsyncStream[ChatCompletionChunk],
             )
-            async with contextlib.aclosing(stream):
+            async with _ended(stream):
                 async for chunk in stream:
                     yield chunk
-        except ModelError:
+        except ModelError as error:
+            clear_frames(error.__traceback__)  # see `_clean`
             raise
         except Exception as error:  # noqa: BLE001 - as above
             check_sendable(out, error)
@@ -167,6 +170,22 @@ class Client:
         return ModelConnectionError(
             f"no connection, or it broke ({_cause(error)})", model=self._name, code=code
         )
+
+
+@contextlib.asynccontextmanager
+async def _ended(stream: openai.AsyncStream[ChatCompletionChunk]) -> AsyncGenerator[None, None]:
+    """Closes a stream, and lets its generators come to their ends.
+
+    The SDK's stream refers to itself. One that is left in the middle is the garbage collector's, which works
+    on any thread, and complains there if it comes upon a generator that this one's loop is just closing.
+    """
+    try:
+        yield
+    finally:
+        await stream.close()
+        with contextlib.suppress(Exception):  # it was closed, and may say so
+            async for _ in stream:
+                pass
 
 
 def _options(out: Outgoing, headers: dict[str, str]) -> openai.RequestOptions:
@@ -212,7 +231,11 @@ def _cause(error: Exception) -> str:
 
 
 def _clean(error: Exception) -> Exception | None:
-    """The error as a cause that may be shown: without keys, which some hosts repeat in their messages."""
+    """The error as a cause that may be shown: without keys, which some hosts repeat in their messages.
+
+    And without what its frames held: generators in the middle of an answer, as in `_ended`.
+    """
+    clear_frames(error.__traceback__)
     if isinstance(error, UnicodeEncodeError):
         return None  # it holds the whole text that it could not encode
     error.args = tuple(mask(part) if isinstance(part, str) else part for part in error.args)
