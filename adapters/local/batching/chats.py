@@ -23,6 +23,7 @@ class Chat(Lane):
         prompt: Tokens of its prompt.
         most: The most tokens of its answer.
         sequence: Its place in the model's memory; None: it has none (yet, or it had to make room).
+        noted: Tokens of it that others can share: what was computed, but for an answer that is not over.
         sampler: What draws its tokens; None until it begins.
     """
 
@@ -30,6 +31,7 @@ class Chat(Lane):
     prompt: int = field(kw_only=True)
     most: int = field(kw_only=True)
     sequence: int | None = None
+    noted: int = 0
     sampler: Sampler | None = field(default=None, repr=False)
 
     @property

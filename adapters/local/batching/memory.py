@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from adapters.local.batching.cells import Cells, Store
+from adapters.local.batching.saving import Saving
 from adapters.local.batching.tree import PrefixTree
 
 if TYPE_CHECKING:
-    from adapters.local.batching.disk import Block, Disk
+    from adapters.local.batching.disk import Disk
     from adapters.local.batching.shelf import Shelf
     from adapters.local.batching.states import State
 
@@ -85,9 +86,7 @@ class Memory:
         self._shelf = shelf
         self._clear = clear and shelf is not None
         self._disk = disk
-        # Kept sequences that may not be on disk, the newest last, and what of them is not; None: unknown.
-        self._unsaved: dict[int, list[Block] | None] = {}
-        self._private: set[int] = set()  # sequences of which nothing may be written
+        self._saving = Saving(disk, self._in_order)
 
     @property
     def free(self) -> int:
@@ -134,9 +133,7 @@ class Memory:
         if not pieces:
             count = self._in_tiles(count, len(tokens))
         sequence = self._begin(tokens, count, source)
-        self._private.discard(sequence)  # whose it was before
-        if private:
-            self._private.add(sequence)
+        self._saving.begun(sequence, private=private)
         if self._clear:
             self._put_all_by()
         self._clear_ahead(sequence, len(tokens) - count + answer)
@@ -179,7 +176,7 @@ class Memory:
             if oldest == source:  # the only one that is kept: it goes on as the new sequence
                 self._save(oldest)
                 self._kept.pop(oldest)
-                self._unsaved.pop(oldest, None)
+                self._saving.gone(oldest)
                 self._trim(oldest, count)
                 return oldest
             self._save(oldest)
@@ -228,8 +225,7 @@ class Memory:
             if other in self._kept:
                 self._drop(other)
         self._kept[sequence] = None
-        if self._worth_saving(sequence):
-            self._unsaved[sequence] = None
+        self._saving.kept(sequence, self._tree.length(sequence))
         if self._clear and self._busy:
             self._put_by(sequence)
 
@@ -246,19 +242,9 @@ class Memory:
         if self._shelf is not None and self._cells.sole(sequence) >= _LEAST_SHELVED:
             tokens = self._in_order(sequence)
             disordered = self._tree.length(sequence) - len(tokens) >= _LEAST_SHELVED
-            if disordered or not self._written(sequence) or not self._shelf.put(sequence, tokens):
+            if disordered or not self._saving.may_leave(sequence) or not self._shelf.put(sequence, tokens):
                 return
         self._drop(sequence)
-
-    def _written(self, sequence: int) -> bool:
-        """Copies a kept sequence to the disk, if there is one and it keeps up. Whether all of it is there."""
-        if self._disk is None or sequence not in self._unsaved:
-            return True
-        for block in self._missing(sequence):
-            if self._disk.full:
-                return False
-            self._disk.save(block, sequence)
-        return True
 
     def reclaim(self, cells: int) -> bool:
         """Gives up kept sequences, the least recently used first, until so many cells are free.
@@ -283,51 +269,27 @@ class Memory:
             self._drop(sequence)
 
     def save(self, stop: Callable[[], bool]) -> None:
-        """Copies kept sequences to the disk, the most recently used first, until all are there.
-
-        Args:
-            stop: Asked before each block; True ends it early.
-        """
-        while self._disk is not None and self._unsaved and not stop():
-            if self._disk.ready():
-                sequence = next(reversed(self._unsaved))
-                blocks = self._unsaved[sequence]
-                if blocks is None:
-                    blocks = self._unsaved[sequence] = self._missing(sequence)[::-1]
-                if blocks:
-                    self._disk.save(blocks.pop(), sequence)
-                if not blocks:
-                    del self._unsaved[sequence]
+        """Copies kept sequences to the disk, until all are there or `stop` says so. See `Saving.save`."""
+        self._saving.save(stop)
 
     def _save(self, sequence: int) -> None:
         """Before a kept sequence, or its end, leaves."""
         if self._shelf is not None:
             self._shelf.put(sequence, self._in_order(sequence))
-        if self._disk is not None and self._worth_saving(sequence):
-            for block in self._missing(sequence):
-                self._disk.save(block, sequence)
-
-    def _missing(self, sequence: int) -> list[Block]:
-        return [] if self._disk is None else self._disk.missing(self._in_order(sequence))
+        self._saving.leaves(sequence, self._tree.length(sequence))
 
     def _in_order(self, sequence: int) -> list[int]:
         """What a sequence holds, without what was computed out of order: that is rounded otherwise."""
         return self._tree.tokens(sequence)[: self._cells.ordered(sequence)]
 
-    def _worth_saving(self, sequence: int) -> bool:
-        if self._disk is None or sequence in self._private:
-            return False
-        return self._disk.worth(self._tree.length(sequence))
-
     def _trim(self, sequence: int, length: int) -> None:
         self._cells.cut(sequence, length)
         self._tree.trim(sequence, length)
-        if sequence in self._unsaved:
-            self._unsaved[sequence] = None
+        self._saving.trimmed(sequence)
 
     def _drop(self, sequence: int) -> None:
         self._kept.pop(sequence, None)
-        self._unsaved.pop(sequence, None)
+        self._saving.gone(sequence)
         self._cells.drop(sequence)
         self._tree.drop(sequence)
         self._free.append(sequence)

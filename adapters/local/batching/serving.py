@@ -143,6 +143,7 @@ class Serving:
 
     def _place(self, chat: Chat) -> None:
         chat.sequence, chat.computed = self._memory.open(chat.tokens, chat.expected, private=chat.job.private)
+        chat.noted = chat.computed
         chat.behind, chat.shared = None, 0
         if not chat.answered:  # else it was told before it had to make room
             chat.job.listener.started(chat.prompt, chat.computed)
@@ -186,12 +187,18 @@ class Serving:
             self._broken(plan, placed, error)
             return
         self._pace.took(row + 1, time.monotonic() - began)
-        for chat, tokens, _, _ in work:  # before anything is drawn: who is over leaves what it computed
-            self._memory.computed(chat.sequence or 0, tokens)
+        for chat, tokens, _, last in work:  # before anything is drawn: who is over leaves what it computed
             chat.computed += len(tokens)
+            if not last or len(tokens) > 1:  # an answer is of no use for others before it is over
+                self._note(chat)
         for chat, _, row, last in work:
             if last and not chat.job.cancelled:
                 self._draw(chat, row)
+
+    def _note(self, chat: Chat) -> None:
+        """Lets others share what was computed."""
+        self._memory.computed(chat.sequence or 0, chat.tokens[chat.noted : chat.computed])
+        chat.noted = chat.computed
 
     def _broken(self, plan: Iterable[tuple[Chat, int]], placed: list[list[int]], error: DecodeError) -> None:
         """A step was broken off, or failed: nothing of it holds."""
@@ -248,6 +255,7 @@ class Serving:
             return
         self.running.remove(chat)
         if chat.sequence is not None:
+            self._note(chat)
             self._memory.close(chat.sequence, keep=keep)
         chat.sequence, chat.computed, chat.behind, chat.shared = None, 0, None, 0
         if over:
