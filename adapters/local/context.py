@@ -162,8 +162,9 @@ class NativeContext:
         start = self._count
         end = self._count = start + len(tokens)
         if end - start == 1:
-            for view, value in zip(self._views, (tokens[0], position, sequence, output), strict=True):
-                view[start] = value
+            token_at, position_at, sequence_at, output_at = self._views
+            token_at[start], position_at[start] = tokens[0], position
+            sequence_at[start], output_at[start] = sequence, output
             return start
         self._tokens[start:end] = tokens
         np.add(self._steps[: end - start], position, out=self._positions[start:end])

@@ -134,6 +134,9 @@ class Cells:
         Returns:
             The cells of each, ascending. The store must be given the tokens in the order of these.
         """
+        ahead = self._take_ahead(wanted)
+        if ahead is not None:
+            return ahead
         found = []
         for sequence, count in wanted:
             cells = self._take_next(sequence) if count == 1 and not self._empty else None
@@ -146,6 +149,17 @@ class Cells:
             self._of[sequence] += cells
             found.append(cells)
         return found
+
+    def _take_ahead(self, wanted: Sequence[tuple[int, int]]) -> list[list[int]] | None:
+        """What `place` gives for one token each where no cell was let go yet; None: some were."""
+        first, end = self._frontier, self._frontier + len(wanted)
+        if self._plugged or self._empty or end > self._total or any(count != 1 for _, count in wanted):
+            return None
+        self._frontier = end
+        self._owners[first:end] = 1
+        for cell, (sequence, _) in enumerate(wanted, first):
+            self._of[sequence].append(cell)
+        return [[cell] for cell in range(first, end)]
 
     def _take_next(self, sequence: int) -> list[int] | None:
         """What `_take` gives for one token where no cell is empty, by a shorter way; None: there is none."""
@@ -241,11 +255,12 @@ class Cells:
 
     def _let_go(self, sequence: int, length: int) -> None:
         own = self._of[sequence]
-        cells = own[length:]
-        if not cells:
+        if length >= len(own):
             return
-        self._owners[cells] -= 1
-        gone = np.flatnonzero(self._owners[cells] == 0)
+        cells = np.asarray(own[length:])
+        left = self._owners[cells] - 1
+        self._owners[cells] = left
+        gone = np.flatnonzero(left == 0)
         for start, end in _runs(gone):
             self._plug(sequence, length + start, length + end)
         self._store.cut(sequence, length)

@@ -104,7 +104,7 @@ def plan_step(lanes: Sequence[L], limits: Limits, turn: int = 0) -> list[tuple[L
     prompts: list[L] = []
     for lane in lanes:
         pending = len(lane.tokens) - lane.computed  # as `pending`; this is asked of every lane in every step
-        if pending == 1 and not lane.waits:
+        if pending == 1 and (lane.behind is None or not lane.waits):
             answers.append(lane)
         elif pending > 1 and not lane.waits:
             prompts.append(lane)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import llama_cpp.llama_cpp as c
@@ -19,6 +19,7 @@ from adapters.local.formats.hermes import Hermes
 from adapters.local.native import NativeModel
 from adapters.local.reading import THINK, Part, Reader
 from adapters.local.sampling import Sampler, recommended
+from adapters.local.stopping import Stopping
 from adapters.local.text import Characters, StopText
 from adapters.local.tools import Tool
 from router.models import LocalModel
@@ -76,6 +77,33 @@ def test_content_is_read_alike(pieces: list[str], options: dict[str, Any], *, ca
 
 
 @given(
+    pieces=PIECES,
+    thoughts=st.sampled_from([None, THINK]),
+    stops=st.sampled_from([[], ["there"], [" a", "\n\n"], ["ell"]]),
+    ends=st.sampled_from([[], ["<tool"]]),
+)
+def test_what_passes_is_what_would_have_been_read(
+    pieces: list[str], thoughts: tuple[str, str] | None, stops: list[str], ends: list[str]
+) -> None:
+    def told(*, short: bool) -> list[tuple[str, str]]:
+        reader = Stopping(Reader(thoughts=thoughts), stops, ends)
+        parts: list[Part] = []
+        for piece in pieces:
+            if short and reader.passes(piece):
+                parts.append(Part("content", piece))
+                assert not reader.done
+            else:
+                parts += reader.feed(piece)
+            if reader.done:
+                break
+        parts += reader.end()
+        runs = groupby(parts, key=lambda part: part.kind)
+        return [(kind, "".join(part.text for part in run)) for kind, run in runs]
+
+    assert told(short=True) == told(short=False)
+
+
+@given(
     text=st.text(alphabet="ab é€😀\x00", max_size=12),
     cuts=st.lists(st.integers(0, 40)),
     junk=st.binary(max_size=3),
@@ -111,6 +139,9 @@ class Noted:
 
 class LongPlaces(Cells):
     """Finds one cell as it finds many."""
+
+    def _take_ahead(self, wanted: object) -> None:
+        return None
 
     def _take_next(self, sequence: int) -> None:
         return None
