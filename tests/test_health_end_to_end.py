@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
@@ -178,12 +179,18 @@ class TestNobodyIsKnown:
     @pytest.mark.parametrize("stream", [True, False])
     @pytest.mark.parametrize("deadline", [1.0, 1.5, 2.0, 2.5, 3.0])
     async def test_a_short_deadline_leaves_nobody_at_once(self, deadline: float, stream: bool) -> None:
-        with LoopbackServer("Hello!") as server:
-            async with router_of(*(hosted(name, server) for name in ("a", "b", "c"))) as router:
-                answer = await router.chat.completions.create(
-                    messages=HELLO, stream=stream, max_tokens=20, timeout=deadline
-                )
-                assert [attempt.model for attempt in answer.routing.attempts] == ["a"]
+        for _ in range(5):
+            with LoopbackServer("Hello!") as server:
+                async with router_of(*(hosted(name, server) for name in ("a", "b", "c"))) as router:
+                    began = time.monotonic()
+                    answer = await router.chat.completions.create(
+                        messages=HELLO, stream=stream, max_tokens=20, timeout=deadline
+                    )
+                    if [attempt.model for attempt in answer.routing.attempts] == ["a"]:
+                        return
+                    # A busy machine may stand still for as long; then it is right to ask another one.
+                    assert time.monotonic() - began > 0.3
+        pytest.fail("five times in a row it took long, and was left")
 
 
 class TestDead:
