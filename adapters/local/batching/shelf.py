@@ -92,7 +92,8 @@ class Shelf:
         """
         path, reach = self._walk(tokens)
         self._use(path)
-        found = [piece for piece in path if piece.end > held]
+        ends = [*(piece.start for piece in path[1:]), reach]  # of what is used of each
+        found = [piece for piece, end in zip(path, ends, strict=False) if end > held]
         if not found or reach - held <= held - found[0].start:
             return [], held
         return found, reach

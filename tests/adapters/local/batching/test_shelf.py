@@ -170,6 +170,15 @@ class TestComingBack:
         assert store.cells(sequence)[:56] == list(range(56))  # up to where its first own piece begins
         assert store.used(SEQUENCES) == 61 + 4 + 41
 
+    def test_who_goes_on_from_the_middle_of_a_piece_gets_nothing_twice(self) -> None:
+        store, memory, _ = made()
+        filled(store, memory, [*SYSTEM, 1])
+        for number in (2, 3):
+            asked(store, memory, [*SYSTEM, *chat(number)])
+        _, held = filled(store, memory, [*SYSTEM, *chat(3), 9])
+        assert held == 100
+        assert store.used(SEQUENCES) == 61 + 41
+
     def test_not_if_more_would_be_there_twice_than_is_won(self) -> None:
         store, memory, _ = made()
         filled(store, memory, [*SYSTEM, 1])
